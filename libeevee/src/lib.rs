@@ -1,0 +1,1 @@
+//! Client library and operator runtime of the eevee bus.
