@@ -1,0 +1,187 @@
+//! A document as bytes: checked once where it enters, and carried from there without being opened again.
+
+use bytes::Bytes;
+
+use super::limits::HEADERS_MAX;
+use super::read::{Reader, put_bytes, put_varint};
+use super::{Code, WireError};
+use crate::header::{HeaderError, Headers, check_key, check_value};
+use crate::message::Document;
+
+/// A checked document in its wire form, sharing the bytes of the frame that it came in.
+///
+/// The layout is bincode's of `{ headers: Vec<(String, String)>, body: Vec<u8> }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedDocument {
+    bytes: Bytes,
+    headers_end: usize,
+}
+
+impl EncodedDocument {
+    /// Checks the bytes of one document, which must fill `bytes`, or reach to its end less what `rest` allows.
+    ///
+    /// # Errors
+    /// [`WireError`] with code malformed, too-many-headers, bad-header or duplicate-header.
+    pub(crate) fn read(frame: &Bytes, reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let start = reader.at();
+        check_headers(reader)?;
+        let headers_end = reader.at() - start;
+        reader.bytes()?;
+        Ok(Self { bytes: frame.slice(start..reader.at()), headers_end })
+    }
+
+    /// The whole document.
+    pub const fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The bytes of the headers alone: equal bytes are equal headers in equal order.
+    pub fn header_bytes(&self) -> &[u8] {
+        &self.bytes[..self.headers_end]
+    }
+
+    /// Key and value of each header, read in place.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut reader = Reader::new(&self.bytes);
+        let count = reader.varint().unwrap_or(0);
+        // The bytes were checked at construction, so that nothing here can fail.
+        (0..count).map_while(move |_| Some((reader.str().ok()?, reader.str().ok()?)))
+    }
+
+    /// The value of a header.
+    pub fn header(&self, key: &str) -> Option<&str> {
+        self.headers().find(|(k, _)| *k == key).map(|(_, value)| value)
+    }
+
+    /// The body.
+    pub fn body(&self) -> Bytes {
+        let mut reader = Reader::new(&self.bytes[self.headers_end..]);
+        match reader.bytes() {
+            Ok(body) => self.bytes.slice_ref(body),
+            Err(_) => Bytes::new(),
+        }
+    }
+
+    /// The document opened.
+    pub fn decode(&self) -> Document {
+        let pairs = self.headers().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<Vec<_>>();
+        Document { headers: Headers::from_checked(pairs), body: self.body() }
+    }
+}
+
+impl From<&Document> for EncodedDocument {
+    fn from(document: &Document) -> Self {
+        let mut bytes = Vec::with_capacity(document.body.len() + 32 * document.headers.len() + 16);
+        put_varint(&mut bytes, document.headers.len() as u64);
+        for (key, value) in document.headers.iter() {
+            put_bytes(&mut bytes, key.as_bytes());
+            put_bytes(&mut bytes, value.as_bytes());
+        }
+        let headers_end = bytes.len();
+        put_bytes(&mut bytes, &document.body);
+        Self { bytes: bytes.into(), headers_end }
+    }
+}
+
+fn check_headers(reader: &mut Reader<'_>) -> Result<(), WireError> {
+    let count = reader.varint()?;
+    let mut keys = [""; HEADERS_MAX];
+    let Some(keys) = usize::try_from(count).ok().and_then(|count| keys.get_mut(..count)) else {
+        return Err(WireError::new(
+            Code::TooManyHeaders,
+            format!("{count} headers, at most {HEADERS_MAX} are possible"),
+        )
+        .limit(HEADERS_MAX as u64, count));
+    };
+    for at in 0..keys.len() {
+        let key = reader.str()?;
+        check_key(key).map_err(refuse)?;
+        check_value(key, reader.str()?).map_err(refuse)?;
+        if keys[..at].contains(&key) {
+            return Err(refuse(HeaderError::Duplicate(key.to_owned())));
+        }
+        keys[at] = key;
+    }
+    Ok(())
+}
+
+fn refuse(error: HeaderError) -> WireError {
+    let code = match error {
+        HeaderError::Duplicate(_) => Code::DuplicateHeader,
+        HeaderError::TooMany(_) => Code::TooManyHeaders,
+        _ => Code::BadHeader,
+    };
+    WireError::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// bincode's own reading of the same bytes.
+    fn by_bincode(bytes: &[u8]) -> Option<(Vec<(String, String)>, Vec<u8>)> {
+        let config = bincode::config::standard().with_limit::<{ 1 << 20 }>();
+        let ((headers, body), used) =
+            bincode::serde::decode_from_slice::<(Vec<(String, String)>, Vec<u8>), _>(bytes, config).ok()?;
+        let canonical = bincode::serde::encode_to_vec((&headers, &body), bincode::config::standard()).ok()?;
+        let headers_pass = Headers::try_from(headers.clone()).is_ok();
+        (used == bytes.len() && canonical == bytes && headers_pass).then_some((headers, body))
+    }
+
+    fn in_place(bytes: &[u8]) -> Option<(Vec<(String, String)>, Vec<u8>)> {
+        let frame = Bytes::copy_from_slice(bytes);
+        let mut reader = Reader::new(&frame);
+        let encoded = EncodedDocument::read(&frame, &mut reader).ok()?;
+        if reader.at() != bytes.len() {
+            return None;
+        }
+        let document = encoded.decode();
+        let headers = document.headers.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        Some((headers, document.body.to_vec()))
+    }
+
+    prop_compose! {
+        fn documents()(
+            headers in prop::collection::vec(("[a-z0-9.]{0,5}", "\\PC{0,40}"), 0..6),
+            body in prop::collection::vec(any::<u8>(), 0..400),
+        ) -> Vec<u8> {
+            bincode::serde::encode_to_vec((headers, body), bincode::config::standard()).unwrap()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_bytes_and_the_same_refusals_as_bincode(bytes in documents()) {
+            prop_assert_eq!(in_place(&bytes), by_bincode(&bytes));
+        }
+
+        #[test]
+        fn also_when_damaged(bytes in documents(), at in any::<prop::sample::Index>(), with in any::<u8>(), cut in any::<bool>()) {
+            let mut bytes = bytes;
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+            if cut {
+                bytes.truncate(at + 1);
+            }
+            prop_assert_eq!(in_place(&bytes), by_bincode(&bytes));
+        }
+
+        #[test]
+        fn and_for_random_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(in_place(&bytes), by_bincode(&bytes));
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_again() {
+        let document = Document::new([("type", "chat.message"), ("empty", "")], vec![0_u8, 255, 10]).unwrap();
+        let encoded = EncodedDocument::from(&document);
+        let mut reader = Reader::new(encoded.bytes());
+        assert_eq!(EncodedDocument::read(encoded.bytes(), &mut reader).unwrap(), encoded);
+        assert_eq!(encoded.decode(), document);
+        assert_eq!(encoded.header("type"), Some("chat.message"));
+        assert_eq!(encoded.header("none"), None);
+    }
+}
