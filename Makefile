@@ -1,0 +1,157 @@
+# What people and CI type. Every target does its own set-up: it installs what is missing (packaging/need),
+# says so, and is quick the second time. CARGO_TARGET_DIR is honoured; make help lists the targets.
+
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+CARGO_DEB_VERSION := 3.8.0
+CARGO_DENY_VERSION := 0.20.2
+SUITES := bookworm trixie
+
+# Absolute, so that every tool below means the same directory.
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target))
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# Under sudo, use the Rust of the person who called it.
+ifneq ($(SUDO_USER),)
+SUDO_HOME := $(shell getent passwd $(SUDO_USER) | cut -d: -f6)
+export PATH := $(PATH):$(SUDO_HOME)/.cargo/bin
+export RUSTUP_HOME ?= $(if $(wildcard $(HOME)/.rustup),$(HOME)/.rustup,$(SUDO_HOME)/.rustup)
+endif
+
+TOOLS := $(CARGO_TARGET_DIR)/tools
+DEB_DIR := $(CARGO_TARGET_DIR)/debian
+DEB_STAMP := $(DEB_DIR)/.built
+BINARIES := $(addprefix $(CARGO_TARGET_DIR)/release/,eeveed eeveectl eevee-op irc dice)
+DEB_FILES := eeveed/Cargo.toml $(shell find units etc packaging docs/man -type f 2>/dev/null)
+# In CI a lock file that does not fit is an error; at a desk cargo mends it.
+LOCKED := $(if $(CI),--locked)
+# Machines need root; everything else is built and run as the caller.
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -E)
+NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
+say = @printf '\n==> %s\n' '$(1)'
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+.PHONY: build
+build: need-build ## build all programs, unoptimised
+	cargo build $(LOCKED) --workspace
+
+.PHONY: release
+release: need-build
+	$(call say,building the programs for the package)
+	cargo build $(LOCKED) --release -p eeveed -p eeveectl -p eevee-op -p eevee-irc -p eevee-dice
+
+.PHONY: fmt
+fmt: ## format the source
+	cargo fmt --all
+
+.PHONY: lint
+lint: need-build ## check format, clippy without warnings, shell scripts
+	packaging/need apt shellcheck
+	$(call say,format)
+	cargo fmt --all --check
+	$(call say,clippy)
+	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	$(call say,shell scripts)
+	shellcheck units/check packaging/need packaging/debian/p*  .ci/run
+
+.PHONY: test
+test: need-build ## unit, property, bus and doc tests (no machines)
+	$(call say,unit property and bus tests)
+ifneq ($(NEXTEST),)
+	cargo nextest run $(LOCKED) --workspace -E 'not binary(machine)'
+else
+	cargo test $(LOCKED) --workspace --lib --bins $(TEST_TARGETS)
+endif
+	$(call say,doc tests)
+	cargo test $(LOCKED) --workspace --doc
+
+# All integration tests but the machine tests, for cargo test, which cannot exclude one.
+TEST_TARGETS = $(addprefix --test ,$(filter-out machine,$(shell cargo metadata --no-deps --format-version 1 \
+	| grep -o '"kind":\["test"\],"crate_types":\["bin"\],"name":"[^"]*"' | sed 's/.*:"//; s/"$$//')))
+
+.PHONY: deb
+deb: release ## build the Debian package target/debian/eevee_*.deb
+	@packaging/need apt dpkg-dev
+	@packaging/need cargo $(TOOLS) cargo-deb $(CARGO_DEB_VERSION)
+	@$(MAKE) $(DEB_STAMP)
+	@ls -l $(DEB_DIR)/eevee_*.deb
+
+# Times in the package are those of the last commit, so that the same source gives the same package.
+$(DEB_STAMP): $(BINARIES) $(DEB_FILES)
+	$(call say,packing)
+	mkdir -p $(DEB_DIR)
+	rm -f $(DEB_DIR)/eevee_*.deb
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || date +%s) \
+		$(TOOLS)/bin/cargo-deb --no-build --manifest-path eeveed/Cargo.toml --output $(DEB_DIR)/
+	touch $@
+
+.PHONY: install
+install: deb ## unpack the tree of the package into DESTDIR (keeps an existing eeveed.toml)
+	mkdir -p '$(DESTDIR)/'
+	dpkg-deb --fsys-tarfile $(DEB_DIR)/eevee_*.deb | tar -x --no-overwrite-dir -C '$(DESTDIR)/' \
+		$(if $(wildcard $(DESTDIR)/etc/eevee/eeveed.toml),--exclude=./etc/eevee/eeveed.toml)
+
+.PHONY: machines
+machines: need-machine ## prepare the base images of the test machines
+	cargo build $(LOCKED) --workspace --bin eevee-machine
+	for suite in $(SUITES); do $(AS_ROOT) $(CARGO_TARGET_DIR)/debug/eevee-machine base --suite $$suite || exit; done
+
+.PHONY: test-machine
+test-machine: deb need-machine ## test the package in machines of Debian 12 and 13, under real systemd
+	$(call say,machine tests)
+ifneq ($(NEXTEST),)
+	$(MACHINE_ENV) cargo nextest run $(LOCKED) --workspace -E 'binary(machine)'
+else
+	$(MACHINE_ENV) cargo test $(LOCKED) --workspace --test machine
+endif
+MACHINE_ENV = EEVEE_DEB=$$(ls $(DEB_DIR)/eevee_*.deb) \
+	$(if $(AS_ROOT),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='$(AS_ROOT)' CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER='$(AS_ROOT)')
+
+.PHONY: deny
+deny: ## check licences, sources, bans and advisories of all dependencies
+	@packaging/need cargo $(TOOLS) cargo-deny $(CARGO_DENY_VERSION)
+	$(call say,licences bans sources)
+	$(TOOLS)/bin/cargo-deny --locked check licenses bans sources
+	$(call say,advisories)
+	packaging/advisories $(TOOLS)/bin/cargo-deny
+
+.PHONY: check
+check: ## everything: lint, tests, package, machines, dependencies
+	$(MAKE) lint
+	$(MAKE) test
+	$(MAKE) deny
+	$(MAKE) test-install
+	$(MAKE) test-machine
+	$(call say,all checks passed)
+
+.PHONY: test-install
+test-install: deb
+	$(call say,make install gives the tree of the package)
+	rm -rf $(CARGO_TARGET_DIR)/install
+	$(MAKE) install DESTDIR=$(CARGO_TARGET_DIR)/install
+	@dpkg-deb --fsys-tarfile $(DEB_DIR)/eevee_*.deb | tar -t | sed 's,^\.,,; s,/$$,,' | sort > $(CARGO_TARGET_DIR)/install.want
+	@cd $(CARGO_TARGET_DIR)/install && find . -mindepth 1 | sed 's,^\.,,' | sort > ../install.got
+	diff $(CARGO_TARGET_DIR)/install.want $(CARGO_TARGET_DIR)/install.got
+
+.PHONY: demo
+demo: deb need-machine ## watch a conversation on IRC in a throw-away machine
+	cargo build $(LOCKED) --workspace --bin eevee-machine
+	$(AS_ROOT) $(CARGO_TARGET_DIR)/debug/eevee-machine demo --deb $$(ls $(DEB_DIR)/eevee_*.deb)
+
+.PHONY: clean
+clean: ## delete what was built, but not the tools
+	cargo clean --profile dev
+	cargo clean --profile release
+	rm -rf $(DEB_DIR) $(CARGO_TARGET_DIR)/install*
+
+.PHONY: need-build need-machine
+need-build:
+	@packaging/need apt gcc libc6-dev
+	@command -v cargo >/dev/null || { echo 'error: cargo is missing: install Rust 1.95 or newer (https://rustup.rs)' >&2; exit 1; }
+
+need-machine:
+	@packaging/need apt systemd-container mmdebstrap
