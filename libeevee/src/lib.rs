@@ -1,12 +1,18 @@
 //! Client library and operator runtime of the eevee bus.
 #![warn(missing_docs)]
 
+pub mod diagnostic;
+mod exit;
 pub mod header;
 mod id;
 mod message;
+mod token;
 pub mod wire;
 
+pub use crate::diagnostic::{Diagnosis, parse_toml};
+pub use crate::exit::Exit;
 pub use crate::header::{HeaderError, Headers};
 pub use crate::id::{ID_BYTES_MAX, IdError, OperatorId};
 pub use crate::message::{Delivery, Document, Gap, GapReason, Message, Timestamp};
+pub use crate::token::{TOKEN_BYTES, Token, TokenError};
 pub use crate::wire::Code;
