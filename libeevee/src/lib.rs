@@ -1,11 +1,13 @@
 //! Client library and operator runtime of the eevee bus.
 #![warn(missing_docs)]
 
+pub mod chat;
 pub mod diagnostic;
 mod exit;
 pub mod header;
 mod id;
 mod message;
+mod program;
 mod token;
 pub mod wire;
 
@@ -14,5 +16,6 @@ pub use crate::exit::Exit;
 pub use crate::header::{HeaderError, Headers};
 pub use crate::id::{ID_BYTES_MAX, IdError, OperatorId};
 pub use crate::message::{Delivery, Document, Gap, GapReason, Message, Timestamp};
+pub use crate::program::{PROGRAM_DIRECTORIES, ProgramError, Programs};
 pub use crate::token::{TOKEN_BYTES, Token, TokenError};
 pub use crate::wire::Code;
