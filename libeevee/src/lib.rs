@@ -3,7 +3,9 @@
 
 pub mod chat;
 pub mod diagnostic;
+mod escape;
 mod exit;
+pub mod filter;
 pub mod header;
 mod id;
 mod message;
@@ -12,7 +14,9 @@ mod token;
 pub mod wire;
 
 pub use crate::diagnostic::{Diagnosis, parse_toml};
+pub use crate::escape::escape_for_terminal;
 pub use crate::exit::Exit;
+pub use crate::filter::{Clause, Fields, Filter, FilterError};
 pub use crate::header::{HeaderError, Headers};
 pub use crate::id::{ID_BYTES_MAX, IdError, OperatorId};
 pub use crate::message::{Delivery, Document, Gap, GapReason, Message, Timestamp};
