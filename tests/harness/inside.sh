@@ -1,0 +1,49 @@
+#!/bin/sh
+# PID 1 of a machine's outer PID namespace: builds the overlay, runs nspawn,
+# starts it again when the machine reboots, and powers it off when the owner's
+# end of the pipe (standard input) closes, however the owner died.
+set -eu
+
+top="$EM_RUN/top"
+mkdir -p "$top"
+mount -t tmpfs -o mode=755 tmpfs "$top"
+mkdir "$top/upper" "$top/work" "$top/root"
+mount -t overlay overlay \
+    -o "lowerdir=$EM_BASE,upperdir=$top/upper,workdir=$top/work" "$top/root"
+# nspawn keeps its own locks here; a private one cannot clash with another machine.
+mkdir -p /run/systemd/nspawn
+mount -t tmpfs tmpfs /run/systemd/nspawn
+
+# Without an id of its own, each boot would be a "first boot" with presets applied.
+tr -d - </proc/sys/kernel/random/uuid >"$top/root/etc/machine-id"
+echo "$EM_HOSTNAME" >"$top/root/etc/hostname"
+
+exec 3<&0 </dev/null
+nspawn=
+stopping=
+# The guest may hang in its shutdown; leaving this script ends everything in the namespace.
+stop() {
+    stopping=1
+    if [ -n "$nspawn" ]; then kill -TERM "$nspawn" 2>/dev/null || :; fi
+    (sleep 15; kill -KILL "$nspawn" 2>/dev/null) 3<&- 8<&- 9>&- &
+}
+trap stop USR1
+(cat <&3 >/dev/null; kill -USR1 1) 8<&- 9>&- &
+exec 3<&-
+
+while [ -z "$stopping" ]; do
+    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn \
+        -D "$top/root" -M "$EM_HOSTNAME" --register=no --keep-unit \
+        --private-network --resolv-conf=off --timezone=off --link-journal=no \
+        --console=pipe --kill-signal=SIGRTMIN+4 --boot 8<&- 9>&- &
+    nspawn=$!
+    # A trapped signal ends `wait` early, with a status that looks like a real one.
+    while :; do
+        status=0
+        wait "$nspawn" || status=$?
+        kill -0 "$nspawn" 2>/dev/null || break
+    done
+    # 133: the guest asked for a reboot (--keep-unit leaves it to us).
+    [ "$status" = 133 ] || break
+done
+exit "$status"
