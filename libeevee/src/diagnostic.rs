@@ -10,6 +10,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::de::DeserializeOwned;
 
+pub(crate) use self::hint::SECRET;
 pub use self::read::{FILE_BYTES_MAX, check_text, read_file};
 
 /// A mistake in a configuration file.

@@ -8,8 +8,11 @@ mod exit;
 pub mod filter;
 pub mod header;
 mod id;
+pub mod log;
 mod message;
+pub mod module;
 mod program;
+pub mod settings;
 mod token;
 pub mod wire;
 
@@ -21,5 +24,6 @@ pub use crate::header::{HeaderError, Headers};
 pub use crate::id::{ID_BYTES_MAX, IdError, OperatorId};
 pub use crate::message::{Delivery, Document, Gap, GapReason, Message, Timestamp};
 pub use crate::program::{PROGRAM_DIRECTORIES, ProgramError, Programs};
+pub use crate::settings::{ModuleFile, NoSettings, Secret, Settings, parse_module};
 pub use crate::token::{TOKEN_BYTES, Token, TokenError};
 pub use crate::wire::Code;

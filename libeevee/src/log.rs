@@ -1,0 +1,87 @@
+//! Where the log goes: to the journal as fields where systemd reads the program's standard error, else to standard
+//! error as lines for a person.
+//!
+//! Every record carries the field `EEVEE_OPERATOR`. A record about a message carries its id in `eevee.message`, which is
+//! `EEVEE_MESSAGE` in the journal: `tracing::warn!(eevee.message = m.id, "..."`). Bodies of messages are never logged.
+//! Fields named `priority`, `message_id`, `unit` and the like would read as the journal's own: do not use them.
+//!
+//! The journal's socket blocks, and a stuck journald stalls whoever logs: nothing on the way of every message logs above
+//! DEBUG.
+
+mod line;
+
+use std::io::{IsTerminal, stderr};
+
+use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+use self::line::Lines;
+use crate::OperatorId;
+
+/// The environment variable with the log filter, in tracing's syntax: `debug`, or `info,irc=trace`.
+pub const LOG_FILTER: &str = "EEVEE_LOG";
+
+/// Sends all of the process's log to the right place, from now on; a second call does nothing.
+///
+/// `operator` is for the field `EEVEE_OPERATOR`; none for the bus and for tools.
+///
+/// Levels: ERROR 3, WARN 4, INFO 6, DEBUG and TRACE 7 of syslog. Without `EEVEE_LOG`, INFO and above.
+pub fn init(operator: Option<&OperatorId>) {
+    let wanted = std::env::var(LOG_FILTER).unwrap_or_default();
+    let (filter, wrong) = match EnvFilter::try_new(if wanted.is_empty() { "info" } else { &wanted }) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
+    let _ = tracing_subscriber::registry().with(layer(operator).with_filter(filter)).try_init();
+    if let Some(error) = wrong {
+        tracing::warn!("{LOG_FILTER}={wanted:?} is no log filter, \"info\" is used: {error}");
+    }
+}
+
+fn layer(operator: Option<&OperatorId>) -> Box<dyn Layer<Registry> + Send + Sync> {
+    if !stderr_is_journal() {
+        return Box::new(Lines::new(operator, stderr().is_terminal(), stderr));
+    }
+    match tracing_journald::layer() {
+        Ok(journal) => Box::new(
+            journal
+                // Only without a prefix can our own fields have their names, and MESSAGE_ID reach the catalog.
+                .with_field_prefix(None)
+                .with_priority_mappings(PriorityMappings {
+                    error: Priority::Error,
+                    warn: Priority::Warning,
+                    info: Priority::Informational,
+                    debug: Priority::Debug,
+                    trace: Priority::Debug,
+                })
+                .with_custom_fields(operator.map(|id| ("EEVEE_OPERATOR", id.as_str()))),
+        ),
+        // journald reads standard error even where its socket is out of reach; `<N>` gives it the level.
+        Err(_) => Box::new(Lines::new(operator, false, stderr).for_journal()),
+    }
+}
+
+/// Whether journald reads our standard error: systemd says of which file that is true.
+fn stderr_is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(file) = nix::sys::stat::fstat(stderr()) else { return false };
+    is_stream(&stream, file.st_dev, file.st_ino)
+}
+
+fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
+    stream.split_once(':').is_some_and(|(d, i)| d.parse() == Ok(device) && i.parse() == Ok(inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_is_recognised_by_device_and_inode() {
+        for (stream, is) in [("8:9001", true), ("8:9002", false), ("9001", false), ("", false), ("8:9001:1", false)] {
+            assert_eq!(is_stream(stream, 8, 9001), is, "{stream:?}");
+        }
+    }
+}
