@@ -51,7 +51,8 @@ fmt: ## format the source
 
 .PHONY: lint
 lint: need-build ## check format, clippy without warnings, shell scripts
-	packaging/need apt shellcheck
+	@packaging/need apt shellcheck
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 	$(call say,format)
 	cargo fmt --all --check
 	$(call say,clippy)
