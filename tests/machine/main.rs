@@ -4,8 +4,9 @@
 //! `scenarios()`. `cargo test -p eevee-tests --test machine -- NAME --suite 12` runs some.
 
 mod harness;
+mod package;
 
 fn main() {
-    let scenarios = [harness::scenarios()].concat();
+    let scenarios = [harness::scenarios(), package::scenarios()].concat();
     eevee_tests::runner::main(&scenarios);
 }
