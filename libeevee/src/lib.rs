@@ -2,13 +2,16 @@
 #![warn(missing_docs)]
 
 pub mod chat;
+pub mod client;
 pub mod diagnostic;
+mod error;
 mod escape;
 mod exit;
 pub mod filter;
 pub mod header;
 mod id;
 pub mod log;
+pub mod json;
 mod message;
 pub mod module;
 mod program;
@@ -16,7 +19,11 @@ pub mod settings;
 mod token;
 pub mod wire;
 
+pub use crate::client::{
+    Client, Connect, Event, FilterTexts, Notice, NoticeReceiver, Outgoing, Response, SubscribeBuilder, Subscription,
+};
 pub use crate::diagnostic::{Diagnosis, parse_toml};
+pub use crate::error::{Error, ErrorKind};
 pub use crate::escape::escape_for_terminal;
 pub use crate::exit::Exit;
 pub use crate::filter::{Clause, Fields, Filter, FilterError};
@@ -26,4 +33,4 @@ pub use crate::message::{Delivery, Document, Gap, GapReason, Message, Timestamp}
 pub use crate::program::{PROGRAM_DIRECTORIES, ProgramError, Programs};
 pub use crate::settings::{ModuleFile, NoSettings, Secret, Settings, parse_module};
 pub use crate::token::{TOKEN_BYTES, Token, TokenError};
-pub use crate::wire::Code;
+pub use crate::wire::{Code, OperatorState, Overflow};

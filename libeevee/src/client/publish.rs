@@ -1,0 +1,142 @@
+//! Publishing: what goes out, and how it waits for credit without ever losing count of it.
+//!
+//! Credit is taken, the number given and the frame queued in one step under the lock, and only when all three can be
+//! done. So a future that is dropped while it waits has taken nothing, and one that is dropped later changes nothing.
+
+use std::pin::pin;
+
+use tokio::sync::oneshot;
+
+use super::shared::{Open, Phase, Shared, Waiter, too_large};
+use crate::error::Error;
+use crate::message::{Document, Message};
+use crate::wire::{Content, EncodedDocument, Frame};
+
+/// A document with what its publisher can say beside it.
+///
+/// ```
+/// use libeevee::{Document, Outgoing};
+/// # fn example(heard: &libeevee::Message) -> Result<(), libeevee::HeaderError> {
+/// let answer = Outgoing::from(Document::new([("type", "weather.report")], "rain")?).answering(heard);
+/// assert_eq!(answer.cause, Some(heard.id));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outgoing {
+    /// The document.
+    pub document: Document,
+    /// The id of the message that this one answers.
+    pub cause: Option<u64>,
+    /// How many answers deep the chain is that this one continues: the `hops` of its cause. The bus refuses more than 16.
+    pub hops: u8,
+    /// With `sequence`, what the bus recognises a retry by; 0 and 0 where it need not.
+    pub epoch: u64,
+    /// Increasing within an epoch.
+    pub sequence: u64,
+}
+
+impl From<Document> for Outgoing {
+    fn from(document: Document) -> Self {
+        Self { document, ..Self::default() }
+    }
+}
+
+impl Outgoing {
+    /// The same as an answer to `cause`, so that chains of answers come to an end.
+    pub fn answering(mut self, cause: &Message) -> Self {
+        self.cause = Some(cause.id);
+        self.hops = cause.hops;
+        self
+    }
+}
+
+impl Shared {
+    /// Numbers and queues a document's frame as soon as credit allows, and returns its number. With `answer`, the number
+    /// is open until the bus answers it.
+    pub(super) async fn send(&self, mut frame: Frame, mut answer: Option<Waiter>) -> Result<u32, Error> {
+        let bytes = document(&frame.content).map_or(0, |document| document.bytes().len() as u64);
+        if let Some(number) = self.try_send(&mut frame, bytes, &mut answer, false)? {
+            return Ok(number);
+        }
+        let _waiting = Waiting::new(self);
+        let _turn = self.turn.lock().await;
+        loop {
+            let mut credit = pin!(self.credit.notified());
+            // Enabled before the look, or a grant between look and await would be missed.
+            credit.as_mut().enable();
+            if let Some(number) = self.try_send(&mut frame, bytes, &mut answer, true)? {
+                return Ok(number);
+            }
+            credit.await;
+        }
+    }
+
+    fn try_send(
+        &self,
+        frame: &mut Frame,
+        bytes: u64,
+        answer: &mut Option<Waiter>,
+        my_turn: bool,
+    ) -> Result<Option<u32>, Error> {
+        let mut state = self.lock();
+        state.accepting()?;
+        // The size is refused now and not when credit comes: no credit makes a document smaller.
+        let max = u64::from(state.welcome.frame_bytes_max);
+        if frame_bytes(frame, bytes, max) > max {
+            return Err(too_large(frame_bytes(frame, bytes, 0), max));
+        }
+        let ready = matches!(state.phase, Phase::Up) && state.credit.any() && (my_turn || state.waiting == 0);
+        if !ready {
+            return Ok(None);
+        }
+        frame.number = if answer.is_some() { state.number() } else { state.publish_number() };
+        self.push(&mut state, frame)?;
+        state.credit.take(bytes);
+        if let Some(waiter) = answer.take() {
+            state.open.insert(frame.number, Open::Request(waiter));
+        }
+        Ok(Some(frame.number))
+    }
+
+    /// Sends a document's frame and waits for what the bus answers.
+    pub(super) async fn send_and_wait(&self, frame: Frame) -> Result<Content, Error> {
+        let (waiter, answer) = oneshot::channel();
+        self.send(frame, Some(waiter)).await?;
+        answer.await.unwrap_or_else(|_| Err(Error::closed()))
+    }
+}
+
+/// Counts as waiting for as long as it lives.
+struct Waiting<'a>(&'a Shared);
+
+impl<'a> Waiting<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.lock().waiting += 1;
+        Self(shared)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().waiting -= 1;
+    }
+}
+
+/// The document of the frames that cost credit.
+pub(super) const fn document(content: &Content) -> Option<&EncodedDocument> {
+    match content {
+        Content::Publish(publish) => Some(&publish.document),
+        Content::Request(request) => Some(&request.document),
+        Content::Reply(reply) => Some(&reply.document),
+        _ => None,
+    }
+}
+
+/// The frame's bytes after its length field. Only a frame near to `max` is worth an exact answer.
+fn frame_bytes(frame: &Frame, document_bytes: u64, max: u64) -> u64 {
+    // The fixed header, and at most four integers of nine bytes, a tag and a byte before the document.
+    const BEFORE_DOCUMENT_MAX: u64 = 8 + 4 * 9 + 2;
+    let at_most = document_bytes + BEFORE_DOCUMENT_MAX;
+    if at_most <= max { at_most } else { frame.encode().len() as u64 - 4 }
+}

@@ -1,0 +1,233 @@
+//! A connection that was lost, and the next one: how long to wait between attempts, what is kept of the old connection,
+//! and what is said again on the new one.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::notice::Notice;
+use super::publish::document;
+use super::shared::{Credit, Open, Phase, Shared, State, away};
+use super::subscription::Item;
+use crate::error::{Error, ErrorKind};
+use crate::message::{Gap, GapReason};
+use crate::wire::{Content, Frame, Text, Welcome};
+
+const DELAY_MIN: Duration = Duration::from_millis(50);
+
+/// Sessions resume within a second of the bus's return, so nobody may sleep longer than that.
+const DELAY_MAX: Duration = Duration::from_millis(800);
+
+/// How long to wait before each attempt: not at all before the first, then from 50 ms doubling up to 800 ms, each time
+/// between half of that and all of it, so that a hundred operators do not come back in step.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    delay: Duration,
+}
+
+impl Backoff {
+    pub(super) fn next_delay(&mut self) -> Duration {
+        let now = self.delay;
+        self.delay = (now * 2).clamp(DELAY_MIN, DELAY_MAX);
+        now.mul_f64(0.5 + 0.5 * fastrand::f64())
+    }
+}
+
+impl Shared {
+    /// The connection is lost. `unwritten` is what the driver had taken to write; its first `begun` bytes may have
+    /// reached the bus.
+    pub(super) fn lose(&self, reason: &Error, unwritten: &[u8], begun: usize) {
+        let mut guard = self.lock();
+        let state: &mut State = &mut guard;
+        if !matches!(state.phase, Phase::Up) {
+            return;
+        }
+        state.phase = Phase::Away(reason.clone());
+        let outbox = std::mem::take(&mut state.outbox);
+        let kept = documents(unwritten, begun).into_iter().chain(documents(&outbox, 0));
+        state.retained.extend(kept);
+        let kept: HashSet<u32> = state.retained.iter().map(|frame| frame.number).collect();
+        let error = away(reason);
+        for (_, open) in state.open.extract_if(|number, _| !kept.contains(number)) {
+            // Claims are made again, their waiters stand with them.
+            if let Open::Request(waiter) = open {
+                let _ = waiter.send(Err(error.clone()));
+            }
+        }
+        for (_, (_, waiter)) in state.pings.drain() {
+            let _ = waiter.send(Err(error.clone()));
+        }
+        state.reloads.clear();
+        state.credit = Credit::default();
+        state.notices.tell(Notice::Disconnected(reason.clone()));
+    }
+
+    /// A new connection was welcomed: says again what the bus has to know. False if the client was closed meanwhile.
+    pub(super) fn resume(&self, welcome: Welcome) -> bool {
+        let mut guard = self.lock();
+        let state: &mut State = &mut guard;
+        if !matches!(state.phase, Phase::Away(_)) {
+            return false;
+        }
+        let crashed = state.welcome.boot != welcome.boot;
+        state.halted = welcome.halted;
+        state.credit = Credit { messages: welcome.credit_messages, bytes: welcome.credit_bytes };
+        state.welcome = Arc::new(welcome);
+        state.outbox.clear();
+        state.phase = Phase::Up;
+        subscribe_again(state, crashed);
+        claim_again(state);
+        if let Some((_, unsaid)) = &mut state.status {
+            *unsaid = true;
+        }
+        publish_retained(state);
+        state.notices.tell(Notice::Connected(Arc::clone(&state.welcome)));
+        drop(guard);
+        self.credit.notify_waiters();
+        true
+    }
+}
+
+/// The same numbers and what is left of the windows; those that the bus had confirmed are told what they may have missed.
+fn subscribe_again(state: &mut State, crashed: bool) {
+    let last = state.welcome.last_id;
+    let mut frames = Vec::with_capacity(state.subscriptions.len());
+    for (number, entry) in &mut state.subscriptions {
+        frames.push(entry.again(*number));
+        let seen = entry.flow.last_seen.swap(last, Relaxed);
+        if entry.opened.is_none() && (crashed || last > seen) {
+            let reason = if crashed { GapReason::BusCrash } else { GapReason::Disconnected };
+            let gap = Gap { first: seen + 1, last: last.max(seen + 1), count: None, reason };
+            let _ = entry.events.send(Item::Gap(gap));
+        }
+    }
+    for frame in frames {
+        if let Err(error) = state.encode(&frame)
+            && let Some(entry) = state.subscriptions.remove(&frame.number)
+        {
+            // Only a bus that came back with a smaller frame limit gets here.
+            state.ended.push(frame.number);
+            entry.fail(error);
+        }
+    }
+}
+
+fn claim_again(state: &mut State) {
+    for name in state.claims.keys().cloned().collect::<Vec<_>>() {
+        state.send_claim(&name);
+    }
+}
+
+fn publish_retained(state: &mut State) {
+    for frame in std::mem::take(&mut state.retained) {
+        let abandoned = match state.open.get(&frame.number) {
+            Some(Open::Request(waiter)) => waiter.is_closed(),
+            _ => false,
+        };
+        if abandoned && matches!(frame.content, Content::Request(_)) {
+            // Its requester gave up; nobody shall execute a stale order.
+            state.open.remove(&frame.number);
+            continue;
+        }
+        let bytes = document(&frame.content).map_or(0, |document| document.bytes().len() as u64);
+        let sent = if state.credit.any() {
+            state.encode(&frame)
+        } else {
+            Err(Error::new(ErrorKind::Disconnected, "the bus came back with less credit than was used; not published"))
+        };
+        match sent {
+            Ok(()) => state.credit.take(bytes),
+            Err(error) => match state.open.remove(&frame.number) {
+                Some(Open::Request(waiter)) => {
+                    let _ = waiter.send(Err(error));
+                }
+                _ => state.notices.refused(frame.number, error),
+            },
+        }
+    }
+}
+
+/// The frames with documents among `bytes` that start at `from` or later.
+fn documents(bytes: &[u8], from: usize) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    let mut at = 0;
+    while let Some(prefix) = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>) {
+        let end = at + 4 + u32::from_le_bytes(*prefix) as usize;
+        if at >= from
+            && let Some(body) = bytes.get(at + 4..end)
+            && let Ok(Some(frame)) = Frame::decode(Bytes::copy_from_slice(body))
+            && document(&frame.content).is_some()
+        {
+            frames.push(frame);
+        }
+        at = end;
+    }
+    frames
+}
+
+impl State {
+    /// Sends the Claim of a name that stands among the claims.
+    pub(super) fn send_claim(&mut self, name: &str) {
+        let number = self.number();
+        match self.encode(&Frame::new(number, Content::Claim(Text { text: name.to_owned() }))) {
+            Ok(()) => {
+                self.open.insert(number, Open::Claim(name.to_owned()));
+            }
+            Err(error) => self.claim_failed(name, number, error),
+        }
+    }
+
+    /// A claim was refused: it is not made again.
+    pub(super) fn claim_failed(&mut self, name: &str, number: u32, error: Error) {
+        let Some(claim) = self.claims.remove(name) else { return };
+        if claim.held {
+            self.notices.refused(number, error.clone().context(format_args!("claiming {name} again")));
+        }
+        for waiter in claim.waiters {
+            let _ = waiter.send(Err(error.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Document;
+    use crate::wire::{Publish, Value};
+
+    #[test]
+    fn the_first_attempt_is_at_once_and_the_later_ones_are_bounded() {
+        for _ in 0..100 {
+            let mut backoff = Backoff::default();
+            assert_eq!(backoff.next_delay(), Duration::ZERO);
+            let mut bound = DELAY_MIN;
+            for _ in 0..20 {
+                let delay = backoff.next_delay();
+                assert!(delay >= bound / 2 && delay <= bound, "{delay:?} against {bound:?}");
+                bound = (bound * 2).min(DELAY_MAX);
+            }
+        }
+    }
+
+    #[test]
+    fn only_documents_that_were_not_begun_are_kept() {
+        let publish = |number| {
+            let document = (&Document::new([("n", number.to_string())], "x").unwrap()).into();
+            let content = Content::Publish(Publish { cause: None, hops: 0, epoch: 0, sequence: 0, document });
+            Frame::new(number, content)
+        };
+        let frames =
+            [publish(1), Frame::new(0, Content::Ping(Value { value: 1 })), publish(2), publish(3)].map(|f| f.encode());
+        let bytes = frames.concat();
+        let numbers = |from| documents(&bytes, from).iter().map(|frame| frame.number).collect::<Vec<_>>();
+        assert_eq!(numbers(0), [1, 2, 3]);
+        assert_eq!(numbers(1), [2, 3]);
+        let second = frames[0].len() + frames[1].len();
+        assert_eq!(numbers(second), [2, 3]);
+        assert_eq!(numbers(second + 1), [3]);
+        assert_eq!(numbers(bytes.len()), [0; 0]);
+    }
+}
