@@ -1,0 +1,52 @@
+//! The verbs that need files: they are read off the loop, and come back to the core as events.
+
+use std::rc::Rc;
+
+use libeevee::wire::{Code, Control, Refusal};
+
+use crate::config;
+use crate::core::{Event, SessionKey, refusal};
+use crate::hub::Hub;
+
+/// Carries out one verb that the core passed on; the core has checked who asks.
+pub(crate) async fn carry_out(hub: Rc<Hub>, session: SessionKey, number: u32, control: Control) {
+    let outcome = match control.verb.as_str() {
+        "reload" => match control.id.parse() {
+            Ok(id) => {
+                let outcome = config::load_module(&hub.places.config, &id).await.map_err(|error| error.to_string());
+                hub.step(Event::ModuleRead { id, asker: (session, number), outcome });
+                return;
+            }
+            Err(error) => Err(refusal(Code::NotFound, format!("{error}"))),
+        },
+        "reload-bus" => reload_bus(&hub).await.map(|()| None),
+        "status" => status(&hub, &control.id).await,
+        verb => Err(refusal(Code::NotFound, format!("there is no verb {verb:?}"))),
+    };
+    hub.step(Event::Answered { session, number, outcome });
+}
+
+/// Reads eeveed.toml again. A bad one changes nothing.
+pub(crate) async fn reload_bus(hub: &Rc<Hub>) -> Result<(), Refusal> {
+    match config::load_bus(&hub.places.config).await {
+        Ok(limits) => {
+            tracing::info!("read {} again", config::bus_path(&hub.places.config).display());
+            hub.step(Event::Limits(limits));
+            Ok(())
+        }
+        Err(diagnosis) => {
+            tracing::error!("the bus goes on with its old configuration:\n{diagnosis}");
+            Err(refusal(Code::Refused, diagnosis.to_string()))
+        }
+    }
+}
+
+/// With the module files as they are now, so that an operator that never ran is shown too.
+async fn status(hub: &Rc<Hub>, id: &str) -> Result<Option<String>, Refusal> {
+    hub.step(Event::Modules(config::load_modules(&hub.places.config).await));
+    let id = match id {
+        "" => None,
+        text => Some(text.parse().map_err(|error| refusal(Code::NotFound, format!("{error}")))?),
+    };
+    hub.with_core(|core| core.status(id.as_ref())).map(|status| Some(status.to_string()))
+}

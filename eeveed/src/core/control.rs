@@ -1,0 +1,78 @@
+//! The verbs of eeveectl, of the reload helper, and of operators about themselves.
+
+use libeevee::OperatorId;
+use libeevee::wire::{Code, Control, Refusal};
+
+use super::session::{Identity, SessionKey, refusal};
+use super::{Action, Core, Now};
+
+impl Core {
+    pub(super) fn control(&mut self, now: Now, key: SessionKey, number: u32, control: Control) {
+        let outcome = self.carry_out(now, key, number, control);
+        if let Some(outcome) = outcome {
+            self.answer(key, number, outcome);
+        }
+    }
+
+    /// None when the shell answers later.
+    fn carry_out(
+        &mut self,
+        now: Now,
+        key: SessionKey,
+        number: u32,
+        control: Control,
+    ) -> Option<Result<Option<String>, Refusal>> {
+        let session = self.sessions.get(&key)?;
+        let id: Option<OperatorId> = match control.id.as_str() {
+            "" => None,
+            text => match text.parse() {
+                Ok(id) => Some(id),
+                Err(error) => return Some(Err(refusal(Code::NotFound, error.to_string()))),
+            },
+        };
+        if let Err(refusal) = may_control(&session.identity, &control.verb, id.as_ref()) {
+            return Some(Err(refusal));
+        }
+        match (control.verb.as_str(), id) {
+            ("bus", _) => Some(Ok(Some(self.bus_status(now).to_string()))),
+            ("halt" | "resume", Some(id)) => {
+                if !self.operators.contains_key(&id) {
+                    let text = format!("no operator {id}: there is no module file for it, and it is not connected");
+                    return Some(Err(refusal(Code::NotFound, text)));
+                }
+                self.set_halted(now, &id, control.verb == "halt");
+                Some(Ok(None))
+            }
+            ("reload", Some(_)) | ("reload-bus" | "status", _) => {
+                self.actions.push(Action::Control { session: key, number, control });
+                None
+            }
+            ("halt" | "resume" | "reload", None) => {
+                Some(Err(refusal(Code::NotFound, format!("{} needs the id of an operator", control.verb))))
+            }
+            (verb, _) => Some(Err(refusal(Code::NotFound, format!("there is no verb {verb:?}")))),
+        }
+    }
+}
+
+fn may_control(identity: &Identity, verb: &str, id: Option<&OperatorId>) -> Result<(), Refusal> {
+    let (allowed, who) = match identity {
+        Identity::Person { admin: true, .. } => (true, String::new()),
+        Identity::Person { name, .. } => (
+            matches!(verb, "status" | "bus"),
+            format!("{name} is in group eevee, which may look and publish; group eevee-admin may do the rest"),
+        ),
+        Identity::Operator(own) => (
+            matches!(verb, "status" | "bus") || matches!(verb, "halt" | "resume" | "reload") && id == Some(own),
+            format!("operator {own} may ask this only for itself"),
+        ),
+        Identity::ReloadHelper(own) => (
+            verb == "reload" && id == Some(own),
+            format!("the reload helper of {own} may ask for the reload of {own} and for nothing else"),
+        ),
+        Identity::Daemon => {
+            (verb == "reload-bus", "the bus's own uid may ask for reload-bus and for nothing else".into())
+        }
+    };
+    if allowed { Ok(()) } else { Err(refusal(Code::Denied, format!("{verb} is not allowed: {who}"))) }
+}

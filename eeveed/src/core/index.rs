@@ -1,0 +1,157 @@
+//! Which subscriptions want a message? The cost follows the number of matches, not of subscriptions.
+//!
+//! Every filter stands under one of its equality clauses: the one with the fewest filters under it so far, so that ten
+//! thousand subscriptions of one type and a channel each stand under ten thousand channels. Filters without an equality
+//! clause are a short list that is looked through for every message.
+
+use std::borrow::Cow;
+
+use hashbrown::HashMap;
+use libeevee::filter::{Clause, Fields, Filter};
+use libeevee::wire::EncodedDocument;
+
+/// The place of a subscription in the core.
+pub(crate) type Slot = u32;
+
+/// A message as filters see it: the envelope, and the headers read in place.
+pub(crate) struct View<'a> {
+    pub(crate) id: u64,
+    pub(crate) source: &'a str,
+    pub(crate) timestamp: u64,
+    pub(crate) cause: Option<u64>,
+    pub(crate) hops: u8,
+    headers: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn new(
+        id: u64,
+        source: &'a str,
+        timestamp: u64,
+        cause: Option<u64>,
+        hops: u8,
+        document: &'a EncodedDocument,
+    ) -> Self {
+        Self { id, source, timestamp, cause, hops, headers: document.headers().collect() }
+    }
+}
+
+impl Fields for View<'_> {
+    fn field(&self, key: &str) -> Option<Cow<'_, str>> {
+        match key {
+            "id" => Some(self.id.to_string().into()),
+            "source" => Some(self.source.into()),
+            "timestamp" => Some(self.timestamp.to_string().into()),
+            "cause" => self.cause.map(|cause| cause.to_string().into()),
+            "hops" => Some(self.hops.to_string().into()),
+            _ => self.headers.iter().find(|(k, _)| *k == key).map(|(_, value)| (*value).into()),
+        }
+    }
+}
+
+/// A filter of a subscription, and the clause that it stands under.
+#[derive(Debug)]
+struct Filed {
+    slot: Slot,
+    filter: Filter,
+    under: Option<(String, Vec<String>)>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    filed: slab::Slab<Filed>,
+    of_slot: HashMap<Slot, Vec<usize>>,
+    equal: HashMap<String, HashMap<String, Vec<usize>>>,
+    rest: Vec<usize>,
+}
+
+impl Index {
+    pub(crate) fn insert(&mut self, slot: Slot, filters: &[Filter]) {
+        for filter in filters {
+            let under = self.most_selective(filter);
+            let filed = self.filed.insert(Filed { slot, filter: filter.clone(), under: under.clone() });
+            self.of_slot.entry(slot).or_default().push(filed);
+            match under {
+                None => self.rest.push(filed),
+                Some((key, values)) => {
+                    let by_value = self.equal.entry(key).or_default();
+                    for value in values {
+                        by_value.entry(value).or_default().push(filed);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, slot: Slot) {
+        for at in self.of_slot.remove(&slot).unwrap_or_default() {
+            let filed = self.filed.remove(at);
+            let Some((key, values)) = filed.under else {
+                take_out(&mut self.rest, at);
+                continue;
+            };
+            let Some(by_value) = self.equal.get_mut(&key) else { continue };
+            for value in values {
+                if let Some(bucket) = by_value.get_mut(&value) {
+                    take_out(bucket, at);
+                    if bucket.is_empty() {
+                        by_value.remove(&value);
+                    }
+                }
+            }
+            if by_value.is_empty() {
+                self.equal.remove(&key);
+            }
+        }
+    }
+
+    /// Each subscription that wants the message, once.
+    pub(crate) fn find(&self, view: &View<'_>) -> Vec<Slot> {
+        let mut found = Vec::new();
+        for (key, value) in view.headers.iter().copied().chain([("source", view.source)]) {
+            if let Some(bucket) = self.equal.get(key).and_then(|by_value| by_value.get(value)) {
+                self.check(bucket, view, &mut found);
+            }
+        }
+        self.check(&self.rest, view, &mut found);
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    fn check(&self, bucket: &[usize], view: &View<'_>, found: &mut Vec<Slot>) {
+        found.extend(
+            bucket.iter().map(|at| &self.filed[*at]).filter(|filed| filed.filter.matches(view)).map(|filed| filed.slot),
+        );
+    }
+
+    /// The equality clause under which the fewest filters stand, counting all values of a set.
+    fn most_selective(&self, filter: &Filter) -> Option<(String, Vec<String>)> {
+        let crowd = |key: &str, values: &[String]| -> usize {
+            let Some(by_value) = self.equal.get(key) else { return values.len() };
+            values.iter().map(|value| 1 + by_value.get(value).map_or(0, Vec::len)).sum()
+        };
+        filter
+            .clauses()
+            .iter()
+            .filter_map(|clause| match clause {
+                Clause::Equals { key, value } => Some((key, std::slice::from_ref(value))),
+                Clause::In { key, values } => Some((key, values.as_slice())),
+                _ => None,
+            })
+            .filter(|(key, _)| !matches!(key.as_str(), "id" | "timestamp" | "cause" | "hops"))
+            .min_by_key(|(key, values)| crowd(key, values))
+            .map(|(key, values)| {
+                let mut values = values.to_vec();
+                values.sort_unstable();
+                values.dedup();
+                (key.clone(), values)
+            })
+    }
+}
+
+fn take_out(bucket: &mut Vec<usize>, filed: usize) {
+    if let Some(at) = bucket.iter().position(|known| *known == filed) {
+        bucket.swap_remove(at);
+    }
+}

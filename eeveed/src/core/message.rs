@@ -1,0 +1,76 @@
+//! A message inside the bus: stamped, and encoded once for all who get it.
+
+use libeevee::wire::{Content, Deliver, EncodedDocument, Frame};
+
+/// A message on its way to the subscriptions that it matched.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    pub(crate) id: u64,
+    /// Whether a Reply to it is waited for, and where that goes.
+    pub(crate) reply_address: Option<u64>,
+    /// The Deliver frame of a first delivery that did not wait, with subscription number 0. It is a copy: a slice would
+    /// keep the whole chunk alive that was read from the publisher, and no bound would count that.
+    frame: Box<[u8]>,
+    document_bytes: usize,
+}
+
+/// Where the subscription's number stands in an encoded frame.
+const NUMBER_AT: usize = 8;
+
+/// What a queued message costs beside its frame: this struct, the reference count, its place in a queue.
+const OVERHEAD: usize = 96;
+
+impl Routed {
+    pub(crate) fn new(deliver: Deliver) -> Self {
+        let (id, reply_address, document_bytes) = (deliver.id, deliver.reply_address, deliver.document.bytes().len());
+        let mut frame = Vec::with_capacity(document_bytes + deliver.source.len() + 64);
+        Frame::new(0, Content::Deliver(deliver)).encode_into(&mut frame);
+        Self { id, reply_address, frame: frame.into_boxed_slice(), document_bytes }
+    }
+
+    /// What it costs, in bytes, as long as anybody keeps it.
+    pub(crate) const fn size(&self) -> usize {
+        self.frame.len() + OVERHEAD
+    }
+
+    /// Appends its Deliver frame for a subscription.
+    pub(crate) fn deliver_into(&self, out: &mut Vec<u8>, number: u32, waited_ms: u64) {
+        let start = out.len();
+        if waited_ms == 0 {
+            out.extend_from_slice(&self.frame);
+            out[start + NUMBER_AT..start + NUMBER_AT + 4].copy_from_slice(&number.to_le_bytes());
+            return;
+        }
+        // It was encoded by this process, so that it decodes.
+        let frame = bytes::Bytes::copy_from_slice(&self.frame[4..]);
+        if let Ok(Some(Frame { flags, content: Content::Deliver(deliver), .. })) = Frame::decode(frame) {
+            let content = Content::Deliver(Deliver { waited_ms, ..deliver });
+            Frame { flags, number, content }.encode_into(out);
+        }
+    }
+
+    /// What it takes from a subscription's window: the bytes of its document.
+    pub(crate) const fn document_bytes(&self) -> usize {
+        self.document_bytes
+    }
+
+    /// What a message with such a document will cost, before it is made.
+    pub(crate) const fn size_of(document: &EncodedDocument) -> usize {
+        document.bytes().len() + 64 + OVERHEAD
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests(id: u64, document: &libeevee::Document) -> Self {
+        Self::new(Deliver {
+            id,
+            source: "test".into(),
+            timestamp: 1,
+            cause: None,
+            hops: 0,
+            reply_address: None,
+            attempt: 1,
+            waited_ms: 0,
+            document: EncodedDocument::from(document),
+        })
+    }
+}

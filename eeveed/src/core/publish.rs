@@ -1,0 +1,346 @@
+//! The way of a message: stamp, permit, match, enqueue. This is the hot path.
+//!
+//! Equal header bytes from one source have the same permission and the same matches, so that a memo answers for them
+//! without looking at a header again; it is dropped when subscriptions or permissions change.
+
+use std::rc::Rc;
+
+use hashbrown::HashMap;
+use libeevee::wire::limits::HOPS_MAX;
+use libeevee::wire::{CONFIRM, Code, Content, Deliver, EncodedDocument, Frame, Grant, Publish, Published, Refusal};
+
+use super::index::{Slot, View};
+use super::message::Routed;
+use super::queue::{Pushed, Waiting};
+use super::session::{SessionKey, beyond, refusal};
+use super::subscribe::last_size;
+use super::{Action, Core, Now};
+
+/// Where a message with these headers from this source goes.
+#[derive(Debug)]
+struct Route {
+    /// The rule that forbids it, if one does.
+    denied: Option<Rc<str>>,
+    to: Vec<Slot>,
+}
+
+/// Routes by source and exact header bytes. Bounded: unique headers in every message would fill any memory.
+#[derive(Debug, Default)]
+pub(crate) struct Memo {
+    routes: HashMap<Box<[u8]>, Rc<Route>>,
+    bytes: usize,
+    key: Vec<u8>,
+}
+
+/// Enough for every channel of a busy box; beyond it the memo starts anew.
+const MEMO_BYTES_MAX: usize = 4 << 20;
+
+impl Memo {
+    pub(crate) fn clear(&mut self) {
+        self.routes.clear();
+        self.bytes = 0;
+    }
+
+    fn get(&mut self, source_key: u32, headers: &[u8]) -> Option<Rc<Route>> {
+        self.key.clear();
+        self.key.extend_from_slice(&source_key.to_le_bytes());
+        self.key.extend_from_slice(headers);
+        self.routes.get(self.key.as_slice()).cloned()
+    }
+
+    /// Keeps a route under the key of the last [`Memo::get`].
+    fn put(&mut self, route: &Rc<Route>) {
+        let cost = self.key.len() + route.to.len() * size_of::<Slot>() + 64;
+        if self.bytes + cost > MEMO_BYTES_MAX {
+            self.clear();
+        }
+        self.bytes += cost;
+        self.routes.insert(self.key.as_slice().into(), route.clone());
+    }
+}
+
+/// How deep the newest answers are, by message id. An answer to a message that was forgotten here counts on from what its
+/// publisher claims; forgetting makes a loop longer, never endless, because its rate is bounded.
+#[derive(Debug)]
+pub(crate) struct Hops(Box<[(u64, u8)]>);
+
+const HOPS_KEPT: usize = 4096;
+
+impl Default for Hops {
+    fn default() -> Self {
+        Self(vec![(0, 0); HOPS_KEPT].into_boxed_slice())
+    }
+}
+
+impl Hops {
+    fn known(&self, id: u64) -> u8 {
+        match self.0[id as usize % HOPS_KEPT] {
+            (known, hops) if known == id => hops,
+            _ => 0,
+        }
+    }
+
+    fn keep(&mut self, id: u64, hops: u8) {
+        self.0[id as usize % HOPS_KEPT] = (id, hops);
+    }
+}
+
+/// A message that may go its way.
+pub(super) struct Outgoing<'a> {
+    pub(super) cause: Option<u64>,
+    pub(super) hops: u8,
+    pub(super) document: &'a EncodedDocument,
+    pub(super) reply_address: Option<u64>,
+}
+
+/// When fewer ids than these are left, more are asked for.
+const IDS_LOW: u64 = 1 << 31;
+
+/// Where it went.
+pub(super) struct Sent {
+    pub(super) id: u64,
+    pub(super) to: Rc<[Slot]>,
+}
+
+impl Core {
+    pub(super) fn publish(&mut self, now: Now, key: SessionKey, number: u32, flags: u8, publish: Publish) {
+        let Publish { cause, hops, document, .. } = publish;
+        if !self.charge(key, number, &document) {
+            return;
+        }
+        let outgoing = Outgoing { cause, hops, document: &document, reply_address: None };
+        match self.send(now, key, outgoing) {
+            Ok(Sent { id, to }) => {
+                if flags & CONFIRM != 0
+                    && let Some(session) = self.sessions.get_mut(&key)
+                {
+                    let live = u32::try_from(to.len()).unwrap_or(u32::MAX);
+                    session.send(&Frame::new(number, Content::Published(Published { id, live, durable: 0 })));
+                    self.wake(key);
+                }
+            }
+            Err(refusal) => self.refuse(key, number, refusal),
+        }
+        self.grant(now, key);
+    }
+
+    /// Takes the publisher's credit; false when it had none and was told.
+    pub(super) fn charge(&mut self, key: SessionKey, number: u32, document: &EncodedDocument) -> bool {
+        let Some(session) = self.sessions.get_mut(&key) else { return false };
+        let charged = session.credit.take(document.bytes().len());
+        if !charged {
+            let text = format!("{} published more than its credit; wait for Grant", session.source);
+            self.refuse(key, number, refusal(Code::Credit, text));
+        }
+        charged
+    }
+
+    /// Gives back to a publisher what it may have again.
+    pub(super) fn grant(&mut self, now: Now, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if let Some((messages, bytes)) = session.credit.grant(now.mono) {
+            session.send(&Frame::new(0, Content::Grant(Grant { messages, bytes })));
+            self.wake(key);
+        }
+        let Some(session) = self.sessions.get(&key) else { return };
+        if session.credit.next_grant().is_some() && !self.throttled.contains(&key) {
+            self.throttled.push(key);
+        }
+    }
+
+    /// Permits, stamps, matches and enqueues.
+    pub(super) fn send(&mut self, now: Now, key: SessionKey, outgoing: Outgoing<'_>) -> Result<Sent, Refusal> {
+        let Some(session) = self.sessions.get(&key) else {
+            return Err(refusal(Code::Internal, format!("session {key} has ended")));
+        };
+        let (source, source_key) = (session.source.clone(), session.source_key);
+        let hops =
+            self.deeper(outgoing.cause, outgoing.hops).map_err(|hops| self.told_loop(&source, &outgoing, hops))?;
+        let id = self.next_id()?;
+        let document = outgoing.document;
+        let view = || View::new(id, &source, now.wall, outgoing.cause, hops, document);
+
+        let route = match self.memo.get(source_key, document.header_bytes()) {
+            Some(route) => route,
+            None => {
+                let route = Rc::new(self.find_route(key, &view()));
+                // A volatile permit answers for this message alone.
+                if !self.sessions.get(&key).is_some_and(|session| session.may_publish.is_volatile()) {
+                    self.memo.put(&route);
+                }
+                route
+            }
+        };
+        if let Some(rule) = &route.denied {
+            return Err(self.told_denied(key, &source, id, document, rule));
+        }
+        let mut to = route.to.clone();
+        if !self.volatile.is_empty() {
+            let view = view();
+            to.extend(self.volatile.iter().copied().filter(|slot| self.wants(*slot, &view)));
+        }
+        self.published += 1;
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.published += 1;
+        }
+        if outgoing.cause.is_some() {
+            self.hops.keep(id, hops);
+        }
+        if to.is_empty() {
+            self.unrouted += 1;
+        } else {
+            let (size, max) = (Routed::size_of(document), self.limits.memory_bytes);
+            if self.memory + size > max {
+                let text = format!("the bus has {} bytes of messages waiting, at most {max} are possible", self.memory);
+                return Err(beyond(Code::Memory, text, max as u64, (self.memory + size) as u64));
+            }
+            self.enqueue(
+                now,
+                &to,
+                Routed::new(Deliver {
+                    id,
+                    source: source.to_string(),
+                    timestamp: now.wall,
+                    cause: outgoing.cause,
+                    hops,
+                    reply_address: outgoing.reply_address,
+                    attempt: 1,
+                    waited_ms: 0,
+                    document: document.clone(),
+                }),
+            );
+        }
+        Ok(Sent { id, to: to.into() })
+    }
+
+    /// Publishes on behalf of the bus itself, as source `eeveed`.
+    pub(super) fn announce(&mut self, now: Now, document: &EncodedDocument) {
+        let Ok(id) = self.next_id() else { return };
+        let source: Rc<str> = "eeveed".into();
+        let view = View::new(id, &source, now.wall, None, 0, document);
+        let mut to = self.index.find(&view);
+        to.retain(|slot| self.may_receive(*slot, &view));
+        to.extend(self.volatile.iter().copied().filter(|slot| self.wants(*slot, &view)));
+        if to.is_empty() || self.memory + Routed::size_of(document) > self.limits.memory_bytes {
+            return;
+        }
+        let deliver = Deliver {
+            id,
+            source: source.to_string(),
+            timestamp: now.wall,
+            cause: None,
+            hops: 0,
+            reply_address: None,
+            attempt: 1,
+            waited_ms: 0,
+            document: document.clone(),
+        };
+        self.enqueue(now, &to, Routed::new(deliver));
+    }
+
+    fn find_route(&self, key: SessionKey, view: &View<'_>) -> Route {
+        let denied = self
+            .sessions
+            .get(&key)
+            .and_then(|session| (!session.may_publish.admits(view)).then(|| Rc::from(session.may_publish.rule())));
+        let mut to = if denied.is_some() { Vec::new() } else { self.index.find(view) };
+        to.retain(|slot| self.may_receive(*slot, view));
+        Route { denied, to }
+    }
+
+    fn may_receive(&self, slot: Slot, view: &View<'_>) -> bool {
+        let session = self.subscriptions.get(slot as usize).and_then(|found| self.sessions.get(&found.session));
+        session.is_some_and(|session| session.may_receive.admits(view))
+    }
+
+    /// The naive match, for volatile subscriptions.
+    fn wants(&self, slot: Slot, view: &View<'_>) -> bool {
+        let subscription = &self.subscriptions[slot as usize];
+        subscription.filters.iter().any(|filter| filter.matches(view)) && self.may_receive(slot, view)
+    }
+
+    fn enqueue(&mut self, now: Now, to: &[Slot], message: Routed) {
+        let message = Rc::new(message);
+        self.memory += message.size();
+        for slot in to {
+            let Some(subscription) = self.subscriptions.get_mut(*slot as usize) else { continue };
+            let Some(session) = self.sessions.get_mut(&subscription.session) else { continue };
+            let memory = &mut self.memory;
+            let waiting = Waiting { message: message.clone(), since: now.mono };
+            let pushed = subscription.push(waiting, session.halted, &mut |lost| *memory -= last_size(lost));
+            if let Pushed::Dropped(count) = pushed {
+                session.dropped += count;
+                self.dropped += count;
+            }
+            if !subscription.listed && subscription.is_deliverable(session.halted) {
+                subscription.listed = true;
+                session.ready.push_back(*slot);
+            }
+            let (key, number) = (subscription.session, subscription.number);
+            if pushed == Pushed::Disconnect {
+                let bounds = subscription.queue().bounds();
+                let (messages, bytes) = (bounds.messages, bounds.bytes);
+                let text = format!(
+                    "subscription {number} is full ({messages} messages or {bytes} bytes) and its policy is to disconnect"
+                );
+                if !session.closing {
+                    self.refuse(key, number, refusal(Code::SlowConsumer, text));
+                }
+            } else if !session.awake && !session.ready.is_empty() {
+                session.awake = true;
+                self.actions.push(Action::Wake(key));
+            }
+        }
+        // Every queue that refused it gave up its reference while this one was still held.
+        self.memory -= last_size(message);
+    }
+
+    /// The next block of ids is asked for when half of one is left, so that running out takes 2^31 messages during one
+    /// disk fault. Then a message is refused rather than given an id that may have been used.
+    fn next_id(&mut self) -> Result<u64, Refusal> {
+        if !self.ids_asked && self.ids.end - self.ids.start < IDS_LOW {
+            self.ids_asked = true;
+            self.actions.push(Action::ReserveIds);
+        }
+        self.ids.next().ok_or_else(|| {
+            refusal(Code::Storage, "no message id is left that was reserved on disk; the journal of eeveed says why")
+        })
+    }
+
+    /// The id of the last message taken.
+    pub(super) fn last_id(&self) -> u64 {
+        self.ids.start.saturating_sub(1)
+    }
+
+    fn deeper(&self, cause: Option<u64>, claimed: u8) -> Result<u8, u8> {
+        let Some(cause) = cause else { return Ok(0) };
+        let hops = self.hops.known(cause).max(claimed).saturating_add(1);
+        if hops > HOPS_MAX { Err(hops) } else { Ok(hops) }
+    }
+
+    fn told_loop(&mut self, source: &str, outgoing: &Outgoing<'_>, hops: u8) -> Refusal {
+        let text = format!(
+            "an answer {hops} answers deep (to message {}), at most {HOPS_MAX} are possible: two operators answer each other",
+            outgoing.cause.unwrap_or_default()
+        );
+        self.log(tracing::Level::WARN, source, outgoing.cause, format!("refused a publish of {source}: {text}"));
+        beyond(Code::Loop, text, u64::from(HOPS_MAX), u64::from(hops))
+    }
+
+    fn told_denied(
+        &mut self,
+        key: SessionKey,
+        source: &str,
+        id: u64,
+        document: &EncodedDocument,
+        rule: &str,
+    ) -> Refusal {
+        let headers = document.headers().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join(" ");
+        let text = format!("{source} may not publish this: may-publish is {rule}; the headers are {headers}");
+        self.log(tracing::Level::WARN, source, Some(id), format!("denied: {text}"));
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.denied += 1;
+        }
+        Refusal { rule: Some(rule.to_owned()), ..refusal(Code::Denied, text) }
+    }
+}

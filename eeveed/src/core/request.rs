@@ -1,0 +1,120 @@
+//! Requests: a message that wants one answer, an address that only its receivers may answer to, and a deadline.
+
+use std::time::Duration;
+
+use hashbrown::HashSet;
+use libeevee::wire::{self, Code, Content, Frame, Response};
+
+use super::publish::Outgoing;
+use super::session::{SessionKey, beyond, refusal};
+use super::{Core, Now};
+
+#[derive(Debug)]
+pub(crate) struct Request {
+    session: SessionKey,
+    number: u32,
+    deadline: Duration,
+    deadline_ms: u64,
+    /// The sessions that it was routed to; nobody else can answer.
+    receivers: HashSet<SessionKey>,
+}
+
+/// Requests that one session may have open.
+const REQUESTS_PER_SESSION: usize = 1024;
+
+/// The longest deadline, so that a forgotten request ends.
+const DEADLINE_MS_MAX: u64 = 10 * 60 * 1000;
+
+impl Core {
+    pub(super) fn request(&mut self, now: Now, key: SessionKey, number: u32, request: wire::Request) {
+        let wire::Request { deadline_ms, cause, hops, document } = request;
+        if !self.charge(key, number, &document) {
+            return;
+        }
+        let open = self.sessions.get(&key).map_or(0, |session| session.requests_open);
+        if open >= REQUESTS_PER_SESSION {
+            let max = REQUESTS_PER_SESSION as u64;
+            let text = format!("{open} requests are open, at most {max} are possible a session");
+            self.refuse(key, number, beyond(Code::Quota, text, max, open as u64 + 1));
+            return;
+        }
+        // The address is the id that the message will get: unique, and known before it is routed.
+        let address = self.ids.start;
+        let outgoing = Outgoing { cause, hops, document: &document, reply_address: Some(address) };
+        match self.send(now, key, outgoing) {
+            Ok(sent) if sent.to.is_empty() => {
+                let text = "no subscription matched the request";
+                self.refuse(key, number, refusal(Code::NoResponder, text));
+            }
+            Ok(sent) => {
+                let deadline_ms = deadline_ms.clamp(1, DEADLINE_MS_MAX);
+                let deadline = now.mono + Duration::from_millis(deadline_ms);
+                let receivers = sent
+                    .to
+                    .iter()
+                    .filter_map(|slot| self.subscriptions.get(*slot as usize))
+                    .map(|s| s.session)
+                    .collect();
+                self.requests.insert(address, Request { session: key, number, deadline, deadline_ms, receivers });
+                self.request_deadlines.insert((deadline, address), ());
+                if let Some(session) = self.sessions.get_mut(&key) {
+                    session.requests_open += 1;
+                }
+            }
+            Err(refusal) => self.refuse(key, number, refusal),
+        }
+        self.grant(now, key);
+    }
+
+    /// The first answer goes to the requester; the address is used up by it.
+    pub(super) fn reply(&mut self, now: Now, key: SessionKey, number: u32, reply: wire::Reply) {
+        let wire::Reply { address, document } = reply;
+        if !self.charge(key, number, &document) {
+            return;
+        }
+        let Some(source) = self.sessions.get(&key).map(|session| session.source.clone()) else { return };
+        let known = self.requests.get(&address).is_some_and(|request| request.receivers.contains(&key));
+        if !known {
+            let text =
+                format!("no request waits at address {address} for an answer of {source}: answered, or too late");
+            self.refuse(key, number, refusal(Code::NotFound, text));
+        } else if let Some(request) = self.end_request(address) {
+            if let Some(asker) = self.sessions.get_mut(&request.session) {
+                let response = Response { source: source.to_string(), timestamp: now.wall, document };
+                asker.send(&Frame::new(request.number, Content::Response(response)));
+                self.wake(request.session);
+            }
+            self.ok(key, number);
+        }
+        self.grant(now, key);
+    }
+
+    pub(super) fn expire_requests(&mut self, now: Now) {
+        while let Some(((deadline, address), ())) = self.request_deadlines.first_key_value()
+            && *deadline <= now.mono
+        {
+            let address = *address;
+            let Some(request) = self.end_request(address) else { continue };
+            let text = format!("no answer within {} ms", request.deadline_ms);
+            self.refuse(request.session, request.number, refusal(Code::Deadline, text));
+        }
+    }
+
+    /// Forgets what a session that ended has asked for.
+    pub(super) fn end_requests_of(&mut self, key: SessionKey) {
+        let open: Vec<u64> =
+            self.requests.iter().filter(|(_, request)| request.session == key).map(|(address, _)| *address).collect();
+        for address in open {
+            self.end_request(address);
+        }
+    }
+
+    fn end_request(&mut self, address: u64) -> Option<Request> {
+        let request = self.requests.remove(&address)?;
+        self.request_deadlines.remove(&(request.deadline, address));
+        if let Some(session) = self.sessions.get_mut(&request.session) {
+            session.requests_open -= 1;
+        }
+        Some(request)
+    }
+}

@@ -1,0 +1,218 @@
+//! One connection as the core sees it: who it is, what it may do, what it is owed, and what waits to be written to it.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use libeevee::OperatorId;
+use libeevee::wire::{Code, Content, Frame, Refusal};
+
+use super::index::Slot;
+use super::permit::Permit;
+
+/// The number of a session; never used again while the bus runs.
+pub(crate) type SessionKey = u64;
+
+/// Who a session belongs to, proved by the shell before it joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Identity {
+    Operator(OperatorId),
+    /// A person or their tool.
+    Person {
+        name: String,
+        admin: bool,
+    },
+    /// May ask for the reload of this operator, whose uid it has, and for nothing else.
+    ReloadHelper(OperatorId),
+    /// eeveed's own uid: its ExecReload.
+    Daemon,
+}
+
+impl Identity {
+    /// The source of what it publishes.
+    pub(crate) fn source(&self) -> String {
+        match self {
+            Self::Operator(id) => id.to_string(),
+            Self::Person { name, .. } => format!("user/{name}"),
+            Self::ReloadHelper(id) => format!("reload helper of {id}"),
+            Self::Daemon => "eeveed".into(),
+        }
+    }
+
+    pub(crate) const fn may_publish_and_subscribe(&self) -> bool {
+        matches!(self, Self::Operator(_) | Self::Person { .. })
+    }
+
+    pub(crate) const fn is_admin(&self) -> bool {
+        matches!(self, Self::Person { admin: true, .. })
+    }
+}
+
+/// What the shell knows of a peer when it joins.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) uid: u32,
+    pub(crate) pid: Option<i32>,
+    pub(crate) program: String,
+    pub(crate) instance: u64,
+}
+
+/// What may still be published, and what is owed to the publisher.
+#[derive(Debug)]
+pub(crate) struct Credit {
+    messages: u64,
+    /// Below zero after a message that was larger than what was left; its publisher cannot send half of it.
+    bytes: i64,
+    owed_messages: u64,
+    owed_bytes: u64,
+    full_messages: u64,
+    full_bytes: u64,
+    rate: Option<Rate>,
+}
+
+/// A token bucket: `per_second`, at most `burst` at once.
+#[derive(Debug, Clone)]
+struct Rate {
+    per_second: f64,
+    burst: f64,
+    tokens: f64,
+    filled: Duration,
+}
+
+/// With a rate, credit is granted in portions of this time, so that a throttled publisher costs few frames.
+const RATE_PORTION: Duration = Duration::from_millis(50);
+
+impl Credit {
+    /// `rate` is (per second, burst).
+    pub(crate) fn new(now: Duration, messages: u64, bytes: u64, rate: Option<(u32, u32)>) -> Self {
+        let burst = rate.map_or(u64::MAX, |(_, burst)| u64::from(burst.max(1)));
+        let messages = messages.min(burst);
+        Self {
+            messages,
+            bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+            owed_messages: 0,
+            owed_bytes: 0,
+            full_messages: messages,
+            full_bytes: bytes,
+            rate: rate.map(|(per_second, burst)| Rate {
+                per_second: f64::from(per_second.max(1)),
+                burst: f64::from(burst.max(1)),
+                // What Welcome grants is taken from the bucket.
+                tokens: f64::from(burst.max(1)) - messages as f64,
+                filled: now,
+            }),
+        }
+    }
+
+    /// What Welcome grants.
+    pub(crate) const fn full(&self) -> (u64, u64) {
+        (self.full_messages, self.full_bytes)
+    }
+
+    /// Another rate, from a reload; what is granted already stays granted.
+    pub(crate) fn set_rate(&mut self, now: Duration, rate: Option<(u32, u32)>) {
+        self.rate = Self::new(now, self.full_messages, self.full_bytes, rate).rate;
+    }
+
+    /// Takes what a publish costs; false when nothing was left.
+    pub(crate) const fn take(&mut self, bytes: usize) -> bool {
+        if self.messages == 0 || self.bytes <= 0 {
+            return false;
+        }
+        self.messages -= 1;
+        self.owed_messages += 1;
+        self.bytes -= bytes as i64;
+        self.owed_bytes += bytes as u64;
+        true
+    }
+
+    /// What is to be granted now; small debts wait until they are worth a frame.
+    pub(crate) fn grant(&mut self, now: Duration) -> Option<(u64, u64)> {
+        let worth = self.owed_messages * 2 >= self.full_messages || self.owed_bytes * 2 >= self.full_bytes;
+        let mut messages = self.owed_messages;
+        if let Some(rate) = &mut self.rate {
+            let elapsed = now.saturating_sub(rate.filled).as_secs_f64();
+            rate.tokens = (rate.tokens + elapsed * rate.per_second).min(rate.burst);
+            rate.filled = now;
+            let portion = (rate.per_second * RATE_PORTION.as_secs_f64()).clamp(1.0, self.full_messages as f64);
+            if self.owed_messages == 0 || rate.tokens < portion.min(self.owed_messages as f64) {
+                return None;
+            }
+            messages = messages.min(rate.tokens as u64);
+            rate.tokens -= messages as f64;
+        } else if !worth {
+            return None;
+        }
+        let bytes = self.owed_bytes;
+        self.messages += messages;
+        self.bytes = self.bytes.saturating_add_unsigned(bytes);
+        self.owed_messages -= messages;
+        self.owed_bytes = 0;
+        Some((messages, bytes))
+    }
+
+    /// When [`Credit::grant`] is worth calling again without another publish.
+    pub(crate) fn next_grant(&self) -> Option<Duration> {
+        let rate = self.rate.as_ref()?;
+        (self.owed_messages > 0).then(|| rate.filled + RATE_PORTION.max(Duration::from_secs_f64(1.0 / rate.per_second)))
+    }
+}
+
+/// One session in the core.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) identity: Identity,
+    pub(crate) source: Rc<str>,
+    /// Equal for sessions with equal source; part of the memo's key.
+    pub(crate) source_key: u32,
+    pub(crate) peer: Peer,
+    pub(crate) joined_wall: u64,
+    pub(crate) may_publish: Rc<Permit>,
+    pub(crate) may_receive: Rc<Permit>,
+    pub(crate) credit: Credit,
+    /// Subscription number and slot, sorted by number.
+    pub(crate) subscriptions: Vec<(u32, Slot)>,
+    /// Subscriptions that have something to deliver, in turn.
+    pub(crate) ready: VecDeque<Slot>,
+    /// Encoded frames that are no deliveries; written first.
+    pub(crate) control: Vec<u8>,
+    /// Whether the shell knows that there is output.
+    pub(crate) awake: bool,
+    /// Set once an error ended it: nothing more is taken from it.
+    pub(crate) closing: bool,
+    /// The operator's halted flag, here so that output need not look it up.
+    pub(crate) halted: bool,
+    /// When deliveries were last let go again; older waiting messages tell their wait.
+    pub(crate) resumed: Duration,
+    pub(crate) claims: Vec<String>,
+    pub(crate) requests_open: usize,
+    pub(crate) published: u64,
+    pub(crate) delivered: u64,
+    pub(crate) dropped: u64,
+    pub(crate) denied: u64,
+}
+
+impl Session {
+    pub(crate) fn send(&mut self, frame: &Frame) {
+        frame.encode_into(&mut self.control);
+    }
+
+    pub(crate) fn refuse(&mut self, number: u32, refusal: Refusal) {
+        self.send(&Frame::new(number, Content::Error(refusal)));
+    }
+
+    pub(crate) fn slot(&self, number: u32) -> Option<Slot> {
+        let at = self.subscriptions.binary_search_by_key(&number, |(known, _)| *known).ok()?;
+        Some(self.subscriptions[at].1)
+    }
+}
+
+/// A refusal without a rule.
+pub(crate) fn refusal(code: Code, text: impl Into<String>) -> Refusal {
+    Refusal { code: code as u16, text: text.into(), limit: None, value: None, rule: None }
+}
+
+/// A refusal that names the limit and the value that passed it.
+pub(crate) fn beyond(code: Code, text: impl Into<String>, limit: u64, value: u64) -> Refusal {
+    Refusal { limit: Some(limit), value: Some(value), ..refusal(code, text) }
+}

@@ -1,0 +1,288 @@
+//! Subscriptions: opened, fed, given more window, ended.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use libeevee::filter::{Filter, FilterErrorKind};
+use libeevee::wire::limits::SUBSCRIPTION_FILTERS_MAX;
+use libeevee::wire::{Code, Content, Frame, Grant, Overflow, Refusal, Subscribe};
+
+use super::index::Slot;
+use super::message::Routed;
+use super::permit::is_volatile;
+use super::queue::{Bounds, Next, Pushed, Queue, Waiting};
+use super::session::{Session, SessionKey, beyond, refusal};
+use super::{Core, LoadedModule};
+
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) session: SessionKey,
+    pub(crate) number: u32,
+    pub(crate) filters: Vec<Filter>,
+    asked: Subscribe,
+    queue: Queue,
+    window_messages: u64,
+    window_bytes: i64,
+    /// Whether it stands in its session's list of those that have something to deliver.
+    pub(crate) listed: bool,
+    pub(crate) volatile: bool,
+    pub(crate) delivered: u64,
+    pub(crate) dropped: u64,
+}
+
+/// What [`Subscription::take`] took.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) delivered: u64,
+    pub(crate) dropped: u64,
+}
+
+impl Subscription {
+    pub(crate) fn is_deliverable(&self, halted: bool) -> bool {
+        self.queue.starts_with_gap() || !halted && !self.queue.is_empty() && self.window_is_open()
+    }
+
+    const fn window_is_open(&self) -> bool {
+        self.window_messages > 0 && self.window_bytes > 0
+    }
+
+    pub(crate) const fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Adds a message; the caller has counted its memory, and is told what left.
+    pub(crate) fn push(&mut self, waiting: Waiting, halted: bool, freed: &mut impl FnMut(Rc<Routed>)) -> Pushed {
+        let pushed = self.queue.push(waiting, halted, freed);
+        if let Pushed::Dropped(count) = pushed {
+            self.dropped += count;
+        }
+        pushed
+    }
+
+    /// Appends deliveries until the budget, the window or the queue ends. `freed` is given the bytes that nobody keeps now.
+    pub(crate) fn take(
+        &mut self,
+        now: Duration,
+        session: &Session,
+        budget: usize,
+        out: &mut Vec<u8>,
+        freed: &mut impl FnMut(usize),
+    ) -> Taken {
+        let mut taken = Taken::default();
+        while out.len() < budget {
+            let window = !session.halted && self.window_is_open();
+            let mut expired = 0;
+            let next = self.queue.pop(now, window, &mut |message| {
+                expired += 1;
+                freed(last_size(message));
+            });
+            taken.dropped += expired;
+            self.dropped += expired;
+            match next {
+                None => break,
+                Some(Next::Gap(gap)) => Frame::new(self.number, Content::Gap(gap)).encode_into(out),
+                Some(Next::Message(Waiting { message, since })) => {
+                    let waited = if since < session.resumed { now.saturating_sub(since) } else { Duration::ZERO };
+                    message.deliver_into(out, self.number, u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
+                    self.window_messages -= 1;
+                    self.window_bytes -= message.document_bytes() as i64;
+                    taken.delivered += 1;
+                    self.delivered += 1;
+                    freed(last_size(message));
+                }
+            }
+        }
+        taken
+    }
+}
+
+/// The bytes that are free when this reference goes: those of the message if it is the last one.
+pub(crate) fn last_size(message: Rc<Routed>) -> usize {
+    if Rc::strong_count(&message) == 1 { message.size() } else { 0 }
+}
+
+impl Core {
+    pub(super) fn subscribe(&mut self, key: SessionKey, number: u32, asked: Subscribe) {
+        match self.try_subscribe(key, number, asked) {
+            Ok(()) => self.ok(key, number),
+            Err(refusal) => self.refuse(key, number, refusal),
+        }
+    }
+
+    fn try_subscribe(&mut self, key: SessionKey, number: u32, asked: Subscribe) -> Result<(), Refusal> {
+        let max = self.limits.subscriptions_per_session as u64;
+        let Some(session) = self.sessions.get_mut(&key) else { return Ok(()) };
+        if number == 0 || session.subscriptions.last().is_some_and(|(last, _)| *last >= number) {
+            let text = format!("subscription number {number}: it must be above 0 and above all earlier ones");
+            return Err(refusal(Code::Quota, text));
+        }
+        let count = session.subscriptions.len() as u64;
+        if count >= max {
+            let text = format!("{} has {count} subscriptions, at most {max} are possible a session", session.source);
+            return Err(beyond(Code::Quota, text, max, count + 1));
+        }
+        if let Some(name) = &asked.durable {
+            let text = format!("durable subscription {name:?}: this bus keeps live subscriptions only");
+            return Err(refusal(Code::UnknownType, text));
+        }
+        if asked.overflow != 0 && Overflow::from_number(asked.overflow).is_none() {
+            return Err(refusal(Code::Malformed, format!("overflow policy {} is unknown", asked.overflow)));
+        }
+        let filters = parse_filters(&asked.filters, self.limits.filter_clauses, self.limits.filter_bytes)?;
+        let volatile = session.may_receive.is_volatile() || filters.iter().any(is_volatile);
+        let bounds = self.bounds(key, &asked);
+        let slot = self.subscriptions.insert(Subscription {
+            session: key,
+            number,
+            queue: Queue::new(bounds),
+            window_messages: asked.window_messages,
+            window_bytes: i64::try_from(asked.window_bytes).unwrap_or(i64::MAX),
+            filters,
+            asked,
+            listed: false,
+            volatile,
+            delivered: 0,
+            dropped: 0,
+        }) as Slot;
+        self.file(slot);
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.subscriptions.push((number, slot));
+        }
+        Ok(())
+    }
+
+    /// Puts a subscription where publishes find it.
+    fn file(&mut self, slot: Slot) {
+        let subscription = &self.subscriptions[slot as usize];
+        if subscription.volatile {
+            self.volatile.push(slot);
+        } else {
+            self.index.insert(slot, &subscription.filters);
+        }
+        self.memo.clear();
+    }
+
+    fn unfile(&mut self, slot: Slot) {
+        self.volatile.retain(|known| *known != slot);
+        self.index.remove(slot);
+        self.memo.clear();
+    }
+
+    pub(super) fn unsubscribe(&mut self, key: SessionKey, number: u32) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(slot) = session.slot(number) else {
+            let text = format!("{} has no subscription {number}", session.source);
+            self.refuse(key, number, refusal(Code::NotFound, text));
+            return;
+        };
+        session.subscriptions.retain(|(known, _)| *known != number);
+        session.ready.retain(|ready| *ready != slot);
+        self.end_subscription(slot);
+        self.ok(key, number);
+    }
+
+    /// Forgets a subscription and what waits in it. Its session's lists are the caller's.
+    pub(super) fn end_subscription(&mut self, slot: Slot) {
+        self.unfile(slot);
+        let mut subscription = self.subscriptions.remove(slot as usize);
+        subscription.queue.clear(&mut |message| self.memory -= last_size(message));
+    }
+
+    /// More window from a client.
+    pub(super) fn widen(&mut self, key: SessionKey, number: u32, grant: Grant) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        // A grant for a subscription that just ended crossed its end; there is nothing to say.
+        let Some(slot) = session.slot(number) else { return };
+        let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { return };
+        subscription.window_messages = subscription.window_messages.saturating_add(grant.messages);
+        let bytes = i64::try_from(grant.bytes).unwrap_or(i64::MAX);
+        subscription.window_bytes = subscription.window_bytes.saturating_add(bytes);
+        if !subscription.listed && subscription.is_deliverable(session.halted) {
+            subscription.listed = true;
+            session.ready.push_back(slot);
+            self.wake(key);
+        }
+    }
+
+    /// Lists every subscription of a session that can deliver now, after resume.
+    pub(super) fn list_deliverable(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        for (_, slot) in &session.subscriptions {
+            let Some(subscription) = self.subscriptions.get_mut(*slot as usize) else { continue };
+            if !subscription.listed && subscription.is_deliverable(session.halted) {
+                subscription.listed = true;
+                session.ready.push_back(*slot);
+            }
+        }
+        if !session.ready.is_empty() {
+            self.wake(key);
+        }
+    }
+
+    /// New permissions and bounds for the subscriptions of a session whose module file changed.
+    pub(super) fn refile(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(&key) else { return };
+        let may_receive = session.may_receive.clone();
+        for (_, slot) in session.subscriptions.clone() {
+            self.unfile(slot);
+            let asked = self.subscriptions[slot as usize].asked.clone();
+            let bounds = self.bounds(key, &asked);
+            let subscription = &mut self.subscriptions[slot as usize];
+            subscription.queue.set_bounds(bounds);
+            subscription.volatile = may_receive.is_volatile() || subscription.filters.iter().any(is_volatile);
+            self.file(slot);
+        }
+    }
+
+    /// What the subscriber asked for, within what its module file allows, or else the defaults.
+    fn bounds(&self, key: SessionKey, asked: &Subscribe) -> Bounds {
+        let module = self.sessions.get(&key).and_then(|session| self.module_of(session));
+        let queue = module.map(|module: &LoadedModule| &module.file.queue);
+        let messages_max = queue.and_then(|queue| queue.messages).map_or(self.limits.queue_messages, |n| n as usize);
+        let bytes_max = queue.and_then(|queue| queue.bytes).map_or(self.limits.queue_bytes, |n| n as usize);
+        let messages = if asked.queue_messages == 0 { messages_max } else { asked.queue_messages as usize };
+        let bytes =
+            if asked.queue_bytes == 0 { bytes_max } else { usize::try_from(asked.queue_bytes).unwrap_or(usize::MAX) };
+        Bounds {
+            messages: messages.min(messages_max),
+            bytes: bytes.min(bytes_max),
+            overflow: Overflow::from_number(asked.overflow)
+                .or_else(|| queue.and_then(|queue| queue.overflow))
+                .unwrap_or_default(),
+            age_max: (asked.max_age_ms > 0).then(|| Duration::from_millis(asked.max_age_ms)),
+        }
+    }
+}
+
+fn parse_filters(texts: &[String], clauses_max: usize, bytes_max: usize) -> Result<Vec<Filter>, Refusal> {
+    if texts.is_empty() {
+        return Err(refusal(Code::BadFilter, "a subscription without a filter; '*' matches everything"));
+    }
+    let (count, max) = (texts.len() as u64, SUBSCRIPTION_FILTERS_MAX as u64);
+    if count > max {
+        return Err(beyond(Code::FilterTooLarge, format!("{count} filters, at most {max} are possible"), max, count));
+    }
+    texts
+        .iter()
+        .map(|text| {
+            let (bytes, max) = (text.len() as u64, bytes_max as u64);
+            if bytes > max {
+                let told = format!("a filter of {bytes} bytes, at most {max} are possible");
+                return Err(beyond(Code::FilterTooLarge, told, max, bytes));
+            }
+            let filter: Filter = text.parse().map_err(|error: libeevee::filter::FilterError| {
+                let code = match error.kind() {
+                    FilterErrorKind::TooLarge => Code::FilterTooLarge,
+                    _ => Code::BadFilter,
+                };
+                refusal(code, format!("filter {text:?}: {error}"))
+            })?;
+            let (clauses, max) = (filter.clauses().len() as u64, clauses_max as u64);
+            if clauses > max {
+                let told = format!("a filter of {clauses} clauses, at most {max} are possible");
+                return Err(beyond(Code::FilterTooLarge, told, max, clauses));
+            }
+            Ok(filter)
+        })
+        .collect()
+}

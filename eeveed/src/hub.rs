@@ -1,0 +1,237 @@
+//! Where the pure core meets the world: one core, one loop, and what has to be done about its actions.
+//!
+//! Everything here runs on one thread, so that no message hops between threads and nothing is locked. What may block (files,
+//! the user database, systemctl) runs elsewhere and comes back as an event.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use libeevee::wire::Refusal;
+use libeevee::{OperatorId, Timestamp};
+use tokio::sync::Notify;
+
+use crate::config::Limits;
+use crate::core::{Action, Core, Event, Now, SessionKey};
+use crate::halted::Halted;
+use crate::handshake::Kernel;
+use crate::identity::Key;
+use crate::ids::Reserver;
+use crate::listener::Knocks;
+use crate::{control, failure};
+
+/// What belongs to the whole daemon.
+pub(crate) struct Hub {
+    core: RefCell<Core>,
+    actions: RefCell<Vec<Action>>,
+    started: Instant,
+    outlets: RefCell<HashMap<SessionKey, Rc<Outlet>>>,
+    next_session: Cell<SessionKey>,
+    tick_at: Cell<Option<Duration>>,
+    tick_changed: Notify,
+    pub(crate) places: Places,
+    pub(crate) key: Arc<Key>,
+    halted: Halted,
+    reserver: Reserver,
+    knocks: Knocks,
+}
+
+/// Where things are, and whether this is a development bus.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    /// `/etc/eevee`, or what `--config` names.
+    pub(crate) config: PathBuf,
+    /// Set by `--listen`: a client with our own uid may name its id and administer.
+    pub(crate) development: bool,
+}
+
+/// How the hub reaches the task that writes to a session's socket.
+#[derive(Debug, Default)]
+pub(crate) struct Outlet {
+    pub(crate) output: Notify,
+    pub(crate) closing: Cell<bool>,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        places: Places,
+        key: Arc<Key>,
+        halted: Halted,
+        reserver: Reserver,
+        make_core: impl FnOnce(Now) -> Core,
+    ) -> Rc<Self> {
+        let started = Instant::now();
+        Rc::new(Self {
+            core: RefCell::new(make_core(now_since(started))),
+            actions: RefCell::new(Vec::new()),
+            started,
+            outlets: RefCell::default(),
+            next_session: Cell::new(1),
+            tick_at: Cell::new(None),
+            tick_changed: Notify::new(),
+            places,
+            key,
+            halted,
+            reserver,
+            knocks: Knocks::default(),
+        })
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        now_since(self.started)
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.core.borrow().limits.clone()
+    }
+
+    pub(crate) fn with_core<R>(&self, look: impl FnOnce(&mut Core) -> R) -> R {
+        look(&mut self.core.borrow_mut())
+    }
+
+    /// A number for a new session, and its outlet.
+    pub(crate) fn open(&self) -> (SessionKey, Rc<Outlet>) {
+        let key = self.next_session.get();
+        self.next_session.set(key + 1);
+        let outlet = Rc::new(Outlet::default());
+        self.outlets.borrow_mut().insert(key, outlet.clone());
+        (key, outlet)
+    }
+
+    /// The session's task has ended.
+    pub(crate) fn close(self: &Rc<Self>, key: SessionKey) {
+        self.step(Event::Leave { session: key });
+        self.outlets.borrow_mut().remove(&key);
+    }
+
+    /// Gives the core one event, and carries out what it asks for.
+    pub(crate) fn step(self: &Rc<Self>, event: Event) {
+        self.step_all(std::iter::once(event));
+    }
+
+    /// The same for many events of one moment: one look at the clock for all of them.
+    pub(crate) fn step_all(self: &Rc<Self>, events: impl Iterator<Item = Event>) {
+        let now = self.now();
+        let mut actions = self.actions.take();
+        let deadline = {
+            let mut core = self.core.borrow_mut();
+            for event in events {
+                core.step(now, event, &mut actions);
+            }
+            core.deadline()
+        };
+        if deadline != self.tick_at.replace(deadline) {
+            self.tick_changed.notify_one();
+        }
+        for action in actions.drain(..) {
+            self.carry_out(action);
+        }
+        self.actions.replace(actions);
+    }
+
+    fn carry_out(self: &Rc<Self>, action: Action) {
+        match action {
+            Action::Wake(session) => {
+                if let Some(outlet) = self.outlets.borrow().get(&session) {
+                    outlet.output.notify_one();
+                }
+            }
+            Action::Close(session) => {
+                if let Some(outlet) = self.outlets.borrow().get(&session) {
+                    outlet.closing.set(true);
+                    outlet.output.notify_one();
+                }
+            }
+            Action::Control { session, number, control } => {
+                tokio::task::spawn_local(control::carry_out(self.clone(), session, number, control));
+            }
+            Action::SaveHalted { id, on } => self.save_halted(&id, on),
+            Action::Ended { id } => {
+                let hub = self.clone();
+                tokio::task::spawn_local(async move {
+                    if let Some(failure) = failure::last_failure(&id).await
+                        && let Ok(failure) = serde_json::to_value(failure)
+                    {
+                        hub.step(Event::Failure { id, failure });
+                    }
+                });
+            }
+            Action::ReserveIds => {
+                let (hub, reserver) = (self.clone(), self.reserver.clone());
+                tokio::task::spawn_local(async move {
+                    let reserved = tokio::task::spawn_blocking(move || reserver.reserve()).await;
+                    let end = match reserved {
+                        Ok(Ok(end)) => end,
+                        Ok(Err(error)) => {
+                            tracing::error!("cannot reserve message ids, trying again in 10 s: {error}");
+                            tokio::time::sleep(Duration::from_secs(10)).await;
+                            0
+                        }
+                        Err(_) => 0,
+                    };
+                    hub.step(Event::Ids(end));
+                });
+            }
+            Action::Log { level, operator, message, text } => log(level, operator.as_ref(), message, &text),
+        }
+    }
+
+    /// On tmpfs, small and rare: written here and now, so that the answer to `halt` comes after it.
+    fn save_halted(&self, id: &OperatorId, on: bool) {
+        let saved = if on { self.halted.set(id) } else { self.halted.clear(id) };
+        if let Err(error) = saved {
+            tracing::error!(
+                "{id} is {}, but a restart of the bus will not know: {error}",
+                if on { "halted" } else { "resumed" }
+            );
+        }
+    }
+
+    /// A connection that did not become a session.
+    pub(crate) fn refused(&self, kernel: Kernel, refusal: &Refusal) {
+        self.knocks.log(kernel, refusal);
+    }
+
+    /// Runs for ever: gives the core its ticks when they are due.
+    pub(crate) async fn tick(self: Rc<Self>) {
+        loop {
+            let Some(at) = self.tick_at.get() else {
+                self.tick_changed.notified().await;
+                continue;
+            };
+            let wait = at.saturating_sub(self.now().mono);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => self.step(Event::Tick),
+                () = self.tick_changed.notified() => {}
+            }
+        }
+    }
+}
+
+/// The monotonic clock is CLOCK_MONOTONIC, as Rust's and tokio's timers are: a suspended machine expires nothing.
+fn now_since(started: Instant) -> Now {
+    Now { mono: started.elapsed(), wall: Timestamp::now().0 }
+}
+
+fn log(level: tracing::Level, operator: Option<&OperatorId>, message: Option<u64>, text: &str) {
+    macro_rules! at {
+        ($level:expr) => {
+            match (operator, message) {
+                (Some(id), Some(message)) => {
+                    tracing::event!($level, eevee.operator = id.as_str(), eevee.message = message, "{text}")
+                }
+                (Some(id), None) => tracing::event!($level, eevee.operator = id.as_str(), "{text}"),
+                (None, _) => tracing::event!($level, "{text}"),
+            }
+        };
+    }
+    match level {
+        tracing::Level::ERROR => at!(tracing::Level::ERROR),
+        tracing::Level::WARN => at!(tracing::Level::WARN),
+        tracing::Level::INFO => at!(tracing::Level::INFO),
+        _ => at!(tracing::Level::DEBUG),
+    }
+}

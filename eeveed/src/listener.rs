@@ -1,0 +1,144 @@
+//! Accepts connections: bounded for each uid, bounded before their Hello, and calm when descriptors run out.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use libeevee::wire::{Code, Content, Frame, Refusal};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
+
+use crate::core::beyond;
+use crate::handshake::Kernel;
+use crate::hub::Hub;
+use crate::session;
+
+/// After running out of descriptors, so that accepting does not spin.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Who is connected and who has not said Hello yet.
+#[derive(Debug, Default)]
+struct Connections {
+    of_uid: RefCell<HashMap<u32, usize>>,
+    waiting: RefCell<VecDeque<Rc<Notify>>>,
+}
+
+/// A connection's place among those that have not said Hello; dropped when it has.
+pub(crate) struct Waiting {
+    displaced: Rc<Notify>,
+    connections: Rc<Connections>,
+}
+
+impl Waiting {
+    /// Comes true when too many wait and this one is the oldest.
+    pub(crate) async fn displaced(&self) {
+        self.displaced.notified().await;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.connections.waiting.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.displaced));
+    }
+}
+
+/// Runs for ever.
+pub(crate) async fn accept(hub: Rc<Hub>, listener: UnixListener) {
+    let connections = Rc::new(Connections::default());
+    // Given up to accept and close one connection when there is no other descriptor left.
+    let mut reserve = File::open("/dev/null").ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => admit(&hub, &connections, stream),
+            Err(error) => {
+                tracing::error!("cannot accept a connection: {error}");
+                if reserve.take().is_some()
+                    && let Ok(Ok((stream, _))) = tokio::time::timeout(PAUSE, listener.accept()).await
+                {
+                    drop(stream);
+                }
+                tokio::time::sleep(PAUSE).await;
+                reserve = File::open("/dev/null").ok();
+            }
+        }
+    }
+}
+
+fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream) {
+    let Ok(peer) = stream.peer_cred() else { return };
+    let kernel = Kernel { uid: peer.uid(), pid: peer.pid() };
+    let limits = hub.limits();
+    let count = {
+        let mut of_uid = connections.of_uid.borrow_mut();
+        let count = of_uid.entry(kernel.uid).or_default();
+        *count += 1;
+        *count
+    };
+    let (hub, connections) = (hub.clone(), connections.clone());
+    if count > limits.connections_per_uid {
+        let (max, value) = (limits.connections_per_uid as u64, count as u64);
+        let text = format!("uid {} has {value} connections, at most {max} are possible", kernel.uid);
+        let refusal = beyond(Code::Quota, text, max, value);
+        hub.refused(kernel, &refusal);
+        // Best effort: the answer fits an empty socket buffer.
+        let _ = stream.try_write(&Frame::new(0, Content::Error(refusal)).encode());
+        leave(&connections, kernel.uid);
+        return;
+    }
+    let displaced = Rc::new(Notify::new());
+    {
+        let mut waiting = connections.waiting.borrow_mut();
+        if waiting.len() >= limits.handshakes
+            && let Some(oldest) = waiting.pop_front()
+        {
+            oldest.notify_one();
+        }
+        waiting.push_back(displaced.clone());
+    }
+    let place = Waiting { displaced, connections: connections.clone() };
+    tokio::task::spawn_local(async move {
+        session::serve(hub, stream, kernel, place).await;
+        leave(&connections, kernel.uid);
+    });
+}
+
+fn leave(connections: &Connections, uid: u32) {
+    let mut of_uid = connections.of_uid.borrow_mut();
+    if let Some(count) = of_uid.get_mut(&uid) {
+        *count -= 1;
+        if *count == 0 {
+            of_uid.remove(&uid);
+        }
+    }
+}
+
+/// One line a minute for each uid, however often it knocks.
+#[derive(Debug, Default)]
+pub(crate) struct Knocks(RefCell<HashMap<u32, (Instant, u64)>>);
+
+const KNOCK_TIME: Duration = Duration::from_secs(60);
+
+/// Uids remembered; more than these at once start anew, which costs a line too many.
+const KNOCKS_MAX: usize = 4096;
+
+impl Knocks {
+    pub(crate) fn log(&self, kernel: Kernel, refusal: &Refusal) {
+        let mut knocks = self.0.borrow_mut();
+        if knocks.len() >= KNOCKS_MAX {
+            knocks.clear();
+        }
+        let now = Instant::now();
+        let (last, silent) = knocks.entry(kernel.uid).or_insert((now - KNOCK_TIME, 0));
+        if now.duration_since(*last) < KNOCK_TIME {
+            *silent += 1;
+            return;
+        }
+        let more = if *silent == 0 { String::new() } else { format!(" (and {silent} more since the last line)") };
+        (*last, *silent) = (now, 0);
+        let pid = kernel.pid.map_or_else(|| "unknown".into(), |pid| pid.to_string());
+        let code = Code::from_number(refusal.code);
+        tracing::warn!("refused a connection of uid {}, pid {pid}: {code}: {}{more}", kernel.uid, refusal.text);
+    }
+}

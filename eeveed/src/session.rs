@@ -1,0 +1,226 @@
+//! The task of one connection: bytes in, frames to the core; frames from the core, bytes out.
+//!
+//! It reads a large chunk at a time and gives the core all frames of it at once, then lets the others have their turn. It
+//! always goes on reading, except while the peer does not take the answers to its own requests.
+
+use std::io::ErrorKind;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use libeevee::wire::{Code, Content, Frame, Refusal, WireError, split_frame};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::core::{Event, SessionKey, refusal};
+use crate::handshake::{self, Kernel, Outcome};
+use crate::hub::{Hub, Outlet};
+use crate::listener::Waiting;
+
+/// How much is read at once. Several sessions have their turns between two such chunks.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// How much is taken from the core to be written at once.
+const OUTPUT_BYTES: usize = 256 << 10;
+
+/// Beyond this much of unread answers, the peer's requests have to wait.
+const BACKLOG_BYTES: usize = 256 << 10;
+
+/// A frame that was begun has to be finished within this time.
+const FRAME_TIME: Duration = Duration::from_secs(10);
+
+/// How long a session that is ending may take to read its last frames.
+const FAREWELL_TIME: Duration = Duration::from_secs(1);
+
+/// How long a launcher may keep its connection after its answer.
+const LAUNCHER_TIME: Duration = Duration::from_secs(5);
+
+/// One connection, from Hello to its end.
+pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, waiting: Waiting) {
+    let mut connection = Connection { stream, input: BytesMut::new(), partial_since: None };
+    let limits = hub.limits();
+    let hello = tokio::select! {
+        hello = timeout(limits.handshake_timeout, connection.first_frame(limits.frame_bytes)) => hello.unwrap_or_else(|_| {
+            let text = format!("no Hello within {} s", limits.handshake_timeout.as_secs());
+            Err(Some(refusal(Code::HandshakeTimeout, text)))
+        }),
+        () = waiting.displaced() => Err(Some(refusal(Code::HandshakeTimeout, "too many connections wait with their Hello"))),
+    };
+    let outcome = match hello {
+        Ok(frame) => handshake::judge(&hub, kernel, frame).await.map_err(Some),
+        Err(refusal) => Err(refusal),
+    };
+    drop(waiting);
+    match outcome {
+        Ok(Outcome::Join { identity, peer, module }) => {
+            let (key, outlet) = hub.open();
+            hub.step(Event::Join { session: key, identity, peer, module });
+            connection.run(&hub, key, &outlet).await;
+            hub.close(key);
+        }
+        Ok(Outcome::Launch(welcome)) => {
+            connection.farewell(&welcome.encode()).await;
+            // It closes when it has read its answer; a byte more is nothing that it may send.
+            let mut byte = [0];
+            let _ = timeout(LAUNCHER_TIME, async {
+                connection.stream.readable().await.is_ok() && connection.stream.try_read(&mut byte).is_ok()
+            })
+            .await;
+        }
+        Err(Some(refusal)) => {
+            hub.refused(kernel, &refusal);
+            connection.farewell(&Frame::new(0, Content::Error(refusal)).encode()).await;
+        }
+        Err(None) => tracing::debug!("uid {} closed before its Hello", kernel.uid),
+    }
+}
+
+struct Connection {
+    stream: UnixStream,
+    input: BytesMut,
+    /// Since when a frame has been incomplete.
+    partial_since: Option<Instant>,
+}
+
+/// What reading gave.
+enum Read {
+    Chunk,
+    End,
+    Failed,
+}
+
+impl Connection {
+    /// The first frame; `Err(None)` when the peer closed.
+    async fn first_frame(&mut self, frame_bytes_max: usize) -> Result<Frame, Option<Refusal>> {
+        let told = |error: WireError| match error.to_frame().content {
+            Content::Error(refusal) => Some(refusal),
+            _ => None,
+        };
+        loop {
+            if let Some(bytes) = split_frame(&mut self.input, frame_bytes_max).map_err(told)? {
+                let decoded = Frame::decode(bytes).map_err(told)?;
+                return decoded.ok_or_else(|| Some(refusal(Code::Auth, "the first frame has to be Hello")));
+            }
+            if self.stream.readable().await.is_err() {
+                return Err(None);
+            }
+            match self.read() {
+                Read::Chunk => {}
+                Read::End | Read::Failed => return Err(None),
+            }
+        }
+    }
+
+    async fn run(&mut self, hub: &Rc<Hub>, key: SessionKey, outlet: &Outlet) {
+        let frame_bytes_max = hub.limits().frame_bytes;
+        let mut output = Vec::new();
+        let mut written = 0;
+        let mut ended = false;
+        // Frames may have come together with Hello.
+        self.hand_over(hub, key, frame_bytes_max);
+        loop {
+            if written == output.len() {
+                output.clear();
+                written = 0;
+                hub.with_core(|core| core.output(hub.now(), key, OUTPUT_BYTES, &mut output));
+            }
+            let has_output = written < output.len();
+            if !has_output {
+                // An idle session holds no buffer.
+                output = Vec::new();
+                if ended || outlet.closing.get() {
+                    return;
+                }
+            } else if outlet.closing.get() {
+                self.farewell(&output[written..]).await;
+                return;
+            }
+            let reads =
+                !ended && !outlet.closing.get() && hub.with_core(|core| core.control_backlog(key)) < BACKLOG_BYTES;
+            let overdue = self.partial_since.map(|since| since + FRAME_TIME);
+            tokio::select! {
+                () = outlet.output.notified() => {}
+                ready = self.stream.writable(), if has_output => {
+                    if ready.is_err() || !self.write(&output, &mut written) {
+                        return;
+                    }
+                }
+                ready = self.stream.readable(), if reads => {
+                    match if ready.is_ok() { self.read() } else { Read::Failed } {
+                        Read::Chunk => self.hand_over(hub, key, frame_bytes_max),
+                        // Everything that came was handled; what is answered is still written (a half close).
+                        Read::End => ended = true,
+                        Read::Failed => return,
+                    }
+                    tokio::task::yield_now().await;
+                }
+                () = async { sleep_until(overdue.unwrap_or_else(Instant::now)).await }, if overdue.is_some() => {
+                    self.partial_since = None;
+                    let text = format!("a frame was begun and not finished within {} s", FRAME_TIME.as_secs());
+                    let limit = FRAME_TIME.as_secs();
+                    let error = WireError { code: Code::FrameTimeout, text, limit: Some(limit), value: None, number: 0 };
+                    hub.step(Event::BadFrame { session: key, error });
+                }
+            }
+        }
+    }
+
+    /// Gives the core every whole frame that was read.
+    fn hand_over(&mut self, hub: &Rc<Hub>, key: SessionKey, frame_bytes_max: usize) {
+        let mut broken = false;
+        let input = &mut self.input;
+        hub.step_all(std::iter::from_fn(|| {
+            while !broken {
+                match split_frame(input, frame_bytes_max).and_then(|bytes| bytes.map(Frame::decode).transpose()) {
+                    Ok(None) => return None,
+                    Ok(Some(None)) => {} // A kind that may be skipped.
+                    Ok(Some(Some(frame))) => return Some(Event::Frame { session: key, frame }),
+                    Err(error) => {
+                        broken = error.code.closes();
+                        return Some(Event::BadFrame { session: key, error });
+                    }
+                }
+            }
+            None
+        }));
+        if broken || self.input.is_empty() {
+            self.input = BytesMut::new();
+            self.partial_since = None;
+        } else {
+            self.partial_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    fn read(&mut self) -> Read {
+        self.input.reserve(CHUNK_BYTES);
+        match self.stream.try_read_buf(&mut self.input) {
+            Ok(0) => Read::End,
+            Ok(_) => Read::Chunk,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                if self.input.is_empty() {
+                    self.input = BytesMut::new();
+                }
+                Read::Chunk
+            }
+            Err(_) => Read::Failed,
+        }
+    }
+
+    fn write(&self, output: &[u8], written: &mut usize) -> bool {
+        match self.stream.try_write(&output[*written..]) {
+            Ok(count) => *written += count,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => return false,
+        }
+        true
+    }
+
+    /// Writes the last bytes, as far as the peer takes them in time.
+    async fn farewell(&self, bytes: &[u8]) {
+        let all = async {
+            let mut written = 0;
+            while written < bytes.len() && self.stream.writable().await.is_ok() && self.write(bytes, &mut written) {}
+        };
+        let _ = timeout(FAREWELL_TIME, all).await;
+    }
+}
