@@ -5,7 +5,7 @@ use eevee_tests::runner::Scenario;
 use eevee_tests::{Machine, scenarios};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    let mut all = scenarios![package_units_pass_their_check];
+    let mut all = scenarios![package_units_pass_their_check, package_examples_are_right];
     // These leave the machine without the package, or with an administrator's changes.
     let alone = scenarios![
         package_keeps_what_the_administrator_disabled,
@@ -26,6 +26,21 @@ fn package_units_pass_their_check(m: &Machine) -> Result<()> {
     // What systemd does not know may be three keys on 252 and nothing on 257; the script decides, this shows it ran.
     said.expect_text(&format!("systemd-analyze verify (systemd {})", m.suite().systemd()))?
         .expect_text("eevee-op@check.service")?;
+    Ok(())
+}
+
+/// As they are shipped, and after a person took the "#" away from every setting.
+fn package_examples_are_right(m: &Machine) -> Result<()> {
+    m.sh_ok(
+        r"set -e
+        mkdir /root/examples
+        for file in /usr/share/eevee/examples/*.toml; do
+            eeveectl check $file
+            sed -E 's/^# ([a-z-]+ = )/\1/' $file > /root/examples/${file##*/}
+            if cmp $file /root/examples/${file##*/}; then exit 1; fi
+            eeveectl check /root/examples/${file##*/}
+        done",
+    )?;
     Ok(())
 }
 
