@@ -285,3 +285,21 @@ proptest! {
         prop_assert_eq!(seen, frames);
     }
 }
+
+/// The examples in docs/PROTOCOL.md are the golden vectors, every one of them.
+#[test]
+fn the_protocol_page_shows_every_vector() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let page = std::fs::read_to_string(root.join("docs/PROTOCOL.md")).unwrap();
+    // Without the remarks beside the bytes, an example is one run of hexadecimal pairs.
+    let bytes: String = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("    "))
+        .flat_map(|line| line.split("  ").next().unwrap_or_default().split(' '))
+        .filter(|pair| pair.len() == 2)
+        .collect();
+    for (name, frame) in one_of_each() {
+        let hex: String = frame.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(bytes.contains(&hex), "docs/PROTOCOL.md does not show {name}: {hex}");
+    }
+}
