@@ -111,7 +111,7 @@ fn strip_prefix<'v>(part: &str, value: &'v str, steps: &mut usize) -> Option<&'v
         return value.strip_prefix(part);
     }
     let mut characters = value.chars();
-    part.chars().all(|p| characters.next().is_some_and(|v| p == ONE || p == v)).then(|| characters.as_str())
+    part.chars().all(|p| characters.next().is_some_and(|v| p == ONE || p == v)).then_some(characters.as_str())
 }
 
 fn strip_suffix<'v>(part: &str, value: &'v str, steps: &mut usize) -> Option<&'v str> {
@@ -120,7 +120,7 @@ fn strip_suffix<'v>(part: &str, value: &'v str, steps: &mut usize) -> Option<&'v
         return value.strip_suffix(part);
     }
     let mut characters = value.chars();
-    part.chars().rev().all(|p| characters.next_back().is_some_and(|v| p == ONE || p == v)).then(|| characters.as_str())
+    part.chars().rev().all(|p| characters.next_back().is_some_and(|v| p == ONE || p == v)).then_some(characters.as_str())
 }
 
 /// The end of the leftmost place where this part stands, which has no star.

@@ -182,3 +182,34 @@ fn the_builder_checks_the_same() {
     assert_eq!(value(4095).unwrap_err().kind(), FilterErrorKind::TooLarge);
     assert_eq!(Filter::builder().eq("a", " ".repeat(4093)).build().unwrap_err().kind(), FilterErrorKind::TooLarge);
 }
+
+/// The manual tells columns to people: it may not be wrong.
+#[test]
+fn the_manual_page_is_right() {
+    const PAGE: &str = include_str!("../../../../docs/man/eevee-filter.7");
+    let plain = |roff: &str| {
+        let escapes = [("\\(dq", "\""), ("\\(ti", "~"), ("\\(aq", "'"), ("\\-", "-"), ("\\e", "\\")];
+        escapes.iter().fold(roff.to_owned(), |text, (escape, c)| text.replace(escape, c))
+    };
+    let section = |name: &str| PAGE.split_once(name).unwrap().1.split(".SH ").next().unwrap();
+
+    for line in section(".SH SYNOPSIS").lines().filter_map(|line| line.strip_prefix(".B ")) {
+        assert!(plain(line).parse::<Filter>().is_ok(), "{line}");
+    }
+    for example in section(".SH EXAMPLES").split(".nf\n").skip(1) {
+        let line = plain(example.lines().next().unwrap());
+        let filter = line.strip_prefix("eeveectl subscribe '").map_or(&*line, |rest| rest.trim_end_matches('\''));
+        assert!(filter == "[bus]" || filter.parse::<Filter>().is_ok(), "{line}");
+    }
+    let diagnostics = section(".SH DIAGNOSTICS");
+    let mut entries = 0;
+    for entry in diagnostics.split(".TP\n.B ").skip(1) {
+        let (text, told) = entry.split_once("\nColumn ").unwrap();
+        let error = plain(text).parse::<Filter>().expect_err(text);
+        assert_eq!(told.split_once(':').unwrap().0, error.column().to_string(), "{text}");
+        entries += 1;
+    }
+    assert!(entries >= 12);
+    let whole = "channel in #rust".parse::<Filter>().unwrap_err();
+    assert!(plain(diagnostics).contains(&whole.to_string()), "{whole}");
+}
