@@ -1,0 +1,252 @@
+//! status: systemd's view and the bus's view of every operator, side by side. Each of the two may be absent.
+
+mod json;
+mod table;
+
+use std::collections::BTreeMap;
+
+use libeevee::{Exit, OperatorId};
+
+use crate::bus::{self, BusView};
+use crate::context::Context;
+use crate::unit::UnitView;
+use crate::{modules, output, systemctl, why};
+
+/// All that is known of one operator.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) id: OperatorId,
+    /// None where systemd cannot be asked.
+    pub(super) unit: Option<UnitView>,
+    /// None where the bus cannot be asked.
+    pub(super) bus: Option<BusView>,
+    pub(super) has_file: bool,
+}
+
+pub(crate) async fn run(context: &Context, ids: &[OperatorId], json: bool) -> anyhow::Result<Exit> {
+    let mut list = modules::list(&context.config).unwrap_or_default();
+    for (path, why) in &list.misnamed {
+        output::warning(&output::safe(&format!("{} describes no operator: {why}", path.display())));
+    }
+    // A developer's bus has files elsewhere, and its operators are no units.
+    if !context.is_system() && context.config == std::path::Path::new(crate::cli::CONFIG_DEFAULT) {
+        list.ids.clear();
+    }
+    let asked: Vec<OperatorId> = if ids.is_empty() { list.ids.clone() } else { ids.to_vec() };
+    let (bus, units) = tokio::join!(from_bus(context), from_systemd(context, &asked, ids.is_empty()));
+    if let Err(why) = &bus {
+        output::warning(&output::safe(&format!("bus not reachable: {why}")));
+    }
+    if let Err(Some(why)) = &units {
+        output::warning(&output::safe(&format!("systemd not reachable: {why}")));
+    }
+    if bus.is_err() && units.is_err() {
+        anyhow::bail!("neither the bus nor systemd can be asked");
+    }
+    let rows = merge(ids, &list.ids, bus.ok(), units.ok());
+    let mut exit = Exit::DONE;
+    for id in ids.iter().filter(|id| !rows.iter().any(|row| row.id == **id)) {
+        output::error(&format!("{id}: there is no such operator: no module file, no unit, no connection"));
+        exit = Exit::FAILED;
+    }
+    if json {
+        output::line(&output::safe_json(&json::array(&rows)?));
+    } else if ids.is_empty() {
+        table::print(&rows);
+        if rows.is_empty() {
+            output::note(
+                "there are no operators yet: copy an example of /usr/share/eevee/examples to /etc/eevee/modules.d, then eeveectl enable --now ID",
+            );
+        }
+    } else {
+        rows.iter().for_each(table::print_details);
+    }
+    Ok(exit)
+}
+
+async fn from_bus(context: &Context) -> Result<Vec<BusView>, String> {
+    bus::status(context.bus().await?).await
+}
+
+/// None as the error where systemd has no part in it.
+async fn from_systemd(
+    context: &Context,
+    ids: &[OperatorId],
+    loaded: bool,
+) -> Result<BTreeMap<OperatorId, UnitView>, Option<String>> {
+    if !context.is_system() {
+        return Err(None);
+    }
+    systemctl::show(ids, loaded).await.map_err(Some)
+}
+
+/// One row for every operator that anybody knows; of these, the ones asked for.
+fn merge(
+    asked: &[OperatorId],
+    files: &[OperatorId],
+    bus: Option<Vec<BusView>>,
+    units: Option<BTreeMap<OperatorId, UnitView>>,
+) -> Vec<Row> {
+    let mut ids: Vec<OperatorId> = files.to_vec();
+    ids.extend(bus.iter().flatten().filter_map(|view| view.id.parse::<OperatorId>().ok()));
+    // systemd makes a unit of any id that it is asked about; only those that are or were something count.
+    let known = |view: &&UnitView| !view.is_down() || view.active == "failed" || is_enabled(view);
+    ids.extend(units.iter().flatten().filter(|(_, view)| known(view)).map(|(id, _)| id.clone()));
+    ids.sort();
+    ids.dedup();
+    ids.retain(|id| asked.is_empty() || asked.contains(id));
+    let row = |id: OperatorId| Row {
+        unit: units.as_ref().map(|units| units.get(&id).cloned().unwrap_or_default()),
+        bus: bus.as_ref().map(|views| {
+            let view = views.iter().find(|view| view.id == id.as_str()).cloned();
+            view.unwrap_or_else(|| BusView { id: id.to_string(), state: "away".into(), ..BusView::default() })
+        }),
+        has_file: files.contains(&id),
+        id,
+    };
+    ids.into_iter().map(row).collect()
+}
+
+fn is_enabled(view: &UnitView) -> bool {
+    view.file_state.starts_with("enabled")
+}
+
+impl Row {
+    pub(super) fn active(&self) -> Option<&str> {
+        self.unit.as_ref().map(|unit| if unit.active.is_empty() { "inactive" } else { &unit.active })
+    }
+
+    pub(super) fn sub(&self) -> Option<&str> {
+        self.unit.as_ref().map(|unit| if unit.sub.is_empty() { "dead" } else { &unit.sub })
+    }
+
+    pub(super) fn halted(&self) -> bool {
+        self.bus.as_ref().is_some_and(|bus| bus.halted)
+    }
+
+    /// Since when it is as it is.
+    pub(super) fn since(&self) -> Option<jiff::Timestamp> {
+        let unit = self.unit.as_ref().and_then(|unit| unit.since);
+        unit.or_else(|| self.bus.as_ref().and_then(|bus| bus.since))
+    }
+
+    /// What it says of itself.
+    pub(super) fn status(&self) -> &str {
+        let unit = self.unit.as_ref().map_or("", |unit| unit.status_text.as_str());
+        match (unit, &self.bus) {
+            ("", Some(bus)) => &bus.status,
+            (text, _) => text,
+        }
+    }
+
+    fn down(&self) -> bool {
+        match (&self.unit, &self.bus) {
+            (Some(unit), _) => !unit.is_active(),
+            (None, Some(bus)) => !bus.connected,
+            (None, None) => false,
+        }
+    }
+
+    /// Why it does not work, and what to type; nothing where it works, or was stopped by a person.
+    pub(super) fn problem(&self) -> Option<String> {
+        let mut text = match (&self.unit, &self.bus) {
+            (Some(unit), _) if self.down() => self.why_down(unit)?,
+            (Some(unit), Some(bus)) if unit.is_active() && !bus.connected => {
+                format!(
+                    "is up but not connected to the bus; it tries again by itself: journalctl -u eevee-op@{} -n 50",
+                    self.id
+                )
+            }
+            (None, Some(bus)) if !bus.connected => bus.last_failure.as_ref().map(why::failure_text)?,
+            _ => String::new(),
+        };
+        if let Some(error) = self.bus.as_ref().and_then(|bus| bus.file_error.as_deref()) {
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            let goes_on = if self.down() { "" } else { "; it goes on with what it read before" };
+            text.push_str(&format!("its module file is wrong{goes_on}\n{}", error.trim_end()));
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn why_down(&self, unit: &UnitView) -> Option<String> {
+        let since = unit.since.map(|since| format!(" for {}", output::span(output::ago(since)))).unwrap_or_default();
+        let ending = why::ending(unit);
+        let remembered = self.bus.as_ref().and_then(|bus| bus.last_failure.as_ref());
+        let cause = match (ending, remembered) {
+            (Some(ending), Some(failure)) if failure.text.is_empty() => ending,
+            (Some(ending), Some(failure)) => format!("{ending}; the bus remembers: {}", why::failure_text(failure)),
+            (Some(ending), None) => ending,
+            // Between two starts systemd has forgotten why; the bus has not.
+            (None, Some(failure)) => why::failure_text(failure),
+            (None, None) => String::new(),
+        };
+        let what = match (unit.active.as_str(), unit.sub.as_str()) {
+            ("activating", "auto-restart" | "auto-restart-queued") => {
+                format!(
+                    "ended and is about to be started again by systemd: {}",
+                    if cause.is_empty() { "cause unknown" } else { &cause }
+                )
+            }
+            ("activating" | "reloading" | "deactivating", _) => return None,
+            ("failed", _) => format!("is down{since}: {cause}"),
+            _ if unit.assert_failed || !self.has_file => format!("is down{since}: it has no module file"),
+            // Stopped by a person, or never started: that is no problem.
+            _ => return None,
+        };
+        Some(format!("{what}\n  next: {}", why::next(&self.id, unit, self.has_file)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> OperatorId {
+        text.parse().unwrap()
+    }
+
+    fn unit(active: &str, sub: &str, file_state: &str) -> UnitView {
+        UnitView { active: active.into(), sub: sub.into(), file_state: file_state.into(), ..UnitView::default() }
+    }
+
+    #[test]
+    fn every_operator_that_anybody_knows_has_one_row() {
+        let bus = vec![BusView { id: "irc".into(), connected: true, state: "ready".into(), ..BusView::default() }];
+        let units = BTreeMap::from([
+            (id("irc"), unit("active", "running", "enabled")),
+            (id("gone"), unit("failed", "failed", "disabled")),
+            (id("asked"), unit("inactive", "dead", "disabled")),
+        ]);
+        let rows = merge(&[], &[id("dice")], Some(bus.clone()), Some(units.clone()));
+        assert_eq!(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["dice", "gone", "irc"]);
+        assert_eq!((rows[0].active(), rows[0].sub()), (Some("inactive"), Some("dead")));
+        assert!(merge(&[id("asked")], &[], Some(bus.clone()), Some(units.clone())).is_empty());
+
+        let without_bus = merge(&[id("irc")], &[], None, Some(units));
+        assert!(without_bus[0].bus.is_none() && without_bus[0].problem().is_none());
+        let without_systemd = merge(&[], &[], Some(bus), None);
+        assert_eq!((without_systemd[0].active(), without_systemd.len()), (None, 1));
+    }
+
+    #[test]
+    fn why_an_operator_is_down() {
+        let failed =
+            UnitView { result: "exit-code".into(), main_code: 1, main_status: 78, ..unit("failed", "failed", "") };
+        let row = Row { id: id("irc"), unit: Some(failed), bus: None, has_file: true };
+        let text = row.problem().unwrap();
+        assert!(text.contains("its configuration was refused") && text.contains("next: eeveectl edit irc"), "{text}");
+
+        let failure = bus::Failure { time: None, result: "watchdog".into(), text: String::new() };
+        let bus = BusView { last_failure: Some(failure), ..BusView::default() };
+        let row =
+            Row { id: id("irc"), unit: Some(unit("activating", "auto-restart", "")), bus: Some(bus), has_file: true };
+        assert!(row.problem().unwrap().contains("watchdog"));
+
+        let stopped = Row { id: id("irc"), unit: Some(unit("inactive", "dead", "")), bus: None, has_file: true };
+        assert_eq!(stopped.problem(), None);
+        let nofile = Row { has_file: false, ..stopped };
+        assert!(nofile.problem().unwrap().contains("no module file"));
+    }
+}

@@ -1,0 +1,180 @@
+//! `status` for people: a table of all operators with the reasons below it, or all about a few.
+
+use comfy_table::{ContentArrangement, Table, TableStyle};
+
+use super::Row;
+use crate::output;
+
+const TITLES: [&str; 8] = ["ID", "UNIT", "BUS", "SINCE", "RESTARTS", "QUEUE", "MEMORY", "STATUS"];
+
+pub(super) fn print(rows: &[Row]) {
+    if rows.is_empty() {
+        return;
+    }
+    output::line(&render(rows, output::width()));
+    for row in rows {
+        if let Some(problem) = row.problem() {
+            output::line(&output::safe(&format!("\n{} {}", row.id, problem)));
+        }
+    }
+}
+
+fn render(rows: &[Row], width: Option<usize>) -> String {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new()).set_content_arrangement(ContentArrangement::Dynamic).set_header(TITLES);
+    // Nobody reads a pipe by columns, and words that scripts look for must not be broken.
+    table.set_width(width.map_or(1000, |width| u16::try_from(width).unwrap_or(u16::MAX)));
+    for row in rows {
+        table.add_row(cells(row).map(|cell| libeevee::escape_for_terminal(&cell).into_owned()));
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+fn cells(row: &Row) -> [String; 8] {
+    let nothing = || "-".to_owned();
+    let unit = match (row.active(), row.sub()) {
+        (Some(active), Some(sub)) if active == sub => active.to_owned(),
+        (Some(active), Some(sub)) => format!("{active} ({sub})"),
+        _ => "?".to_owned(),
+    };
+    let queue = row.bus.as_ref().map(|bus| match bus.queue_messages {
+        0 => "0".to_owned(),
+        count => format!("{count} ({})", output::bytes(bus.queue_bytes)),
+    });
+    [
+        row.id.to_string(),
+        unit,
+        state(row),
+        row.since().map_or_else(nothing, |since| output::span(output::ago(since))),
+        row.unit.as_ref().map_or_else(nothing, |unit| unit.restarts.to_string()),
+        queue.unwrap_or_else(nothing),
+        row.unit.as_ref().and_then(|unit| unit.memory_bytes).map_or_else(nothing, output::bytes),
+        row.status().to_owned(),
+    ]
+}
+
+/// What it is on the bus. The flag comes first: it is why nothing happens.
+fn state(row: &Row) -> String {
+    match &row.bus {
+        None => "?".to_owned(),
+        Some(bus) if bus.halted && bus.state == "halted" => "halted".to_owned(),
+        Some(bus) if bus.halted && bus.connected => format!("halted ({})", bus.state),
+        Some(bus) if bus.halted => "halted (away)".to_owned(),
+        Some(bus) if bus.state.is_empty() => "away".to_owned(),
+        Some(bus) => bus.state.clone(),
+    }
+}
+
+pub(super) fn print_details(row: &Row) {
+    output::line(&output::safe(&details(row)));
+}
+
+fn details(row: &Row) -> String {
+    let [_, unit, _, since, restarts, queue, memory, status] = cells(row);
+    let mut lines = vec![row.id.to_string()];
+    let mut diagnosis = Vec::new();
+    let mut say = |name: &str, value: String| {
+        if !value.is_empty() && value != "-" {
+            // One line each, so that nothing from a network can pass for another line.
+            lines.push(format!("{name:>14}: {}", libeevee::escape_for_terminal(&value)));
+        }
+    };
+    let enabled = match row.unit.as_ref().map(super::is_enabled) {
+        Some(true) => ", starts at boot",
+        Some(false) => ", does not start at boot",
+        None => "",
+    };
+    say("unit", format!("{} {unit}{enabled}", row.id.unit()));
+    say("bus", state(row));
+    say("since", since);
+    say("status", status);
+    say("restarts", restarts);
+    say("memory", memory);
+    say("queue", queue);
+    if let Some(bus) = &row.bus {
+        say("kind", bus.kind.clone().unwrap_or_default());
+        say("claims", bus.claims.join(", "));
+        if bus.connected {
+            say(
+                "messages",
+                format!("{} published, {} delivered, {} dropped", bus.published, bus.delivered, bus.dropped),
+            );
+        }
+        if bus.denied > 0 {
+            say("refused", format!("{} publishes outside may-publish", bus.denied));
+        }
+        for subscription in &bus.subscriptions {
+            say("subscription", subscription.filters.join(" or "));
+        }
+        if let Some(failure) = &bus.last_failure {
+            let when =
+                failure.time.map(|time| format!(", {} ago", output::span(output::ago(time)))).unwrap_or_default();
+            say("last failure", format!("{}{when}", crate::why::failure_text(failure)));
+        }
+        if let Some(reload) = bus.last_reload.as_ref().filter(|reload| !reload.accepted) {
+            let text = reload.text.as_deref().unwrap_or_default();
+            say("last reload", "refused".to_owned());
+            diagnosis.push(text.trim_end().to_owned());
+        }
+    }
+    if row.halted() {
+        say("next", format!("eeveectl resume {}", row.id));
+    }
+    lines.append(&mut diagnosis);
+    if let Some(problem) = row.problem() {
+        lines.push(format!("{} {problem}", row.id));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::BusView;
+    use crate::unit::UnitView;
+
+    fn row(status: &str) -> Row {
+        let unit = UnitView {
+            active: "active".into(),
+            sub: "running".into(),
+            status_text: status.into(),
+            restarts: 2,
+            memory_bytes: Some(3 << 20),
+            ..UnitView::default()
+        };
+        let bus = BusView {
+            connected: true,
+            halted: true,
+            state: "halted".into(),
+            queue_messages: 4,
+            queue_bytes: 2048,
+            ..BusView::default()
+        };
+        Row { id: "dice".parse().unwrap(), unit: Some(unit), bus: Some(bus), has_file: true }
+    }
+
+    #[test]
+    fn a_table_off_a_terminal_keeps_each_operator_on_one_line() {
+        let long = "x".repeat(300);
+        let text = render(&[row(&long)], None);
+        let line = text.lines().nth(1).unwrap();
+        for part in ["dice", "active (running)", "halted", "4 (2.0 KiB)", "3.0 MiB", &long] {
+            assert!(line.contains(part), "{part}: {text}");
+        }
+        assert!(render(&[row(&long)], Some(100)).lines().all(|line| line.chars().count() <= 100));
+    }
+
+    #[test]
+    fn a_hostile_status_stays_in_its_cell() {
+        for text in [render(&[row("\u{1b}[2Jx\ny")], None), output::safe(&details(&row("\u{1b}[2Jx")))] {
+            assert!(!text.contains('\u{1b}'), "{text:?}");
+        }
+        assert_eq!(render(&[row("a\nb")], None).lines().count(), 2);
+    }
+
+    #[test]
+    fn details_say_what_to_do_about_a_halt() {
+        assert!(details(&row("ok")).contains("next: eeveectl resume dice"));
+    }
+}
