@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use libeevee::wire::{Code, Control, Refusal};
 
-use crate::config;
 use crate::core::{Event, SessionKey, refusal};
+use crate::files;
 use crate::hub::Hub;
 
 /// Carries out one verb that the core passed on; the core has checked who asks.
@@ -13,7 +13,7 @@ pub(crate) async fn carry_out(hub: Rc<Hub>, session: SessionKey, number: u32, co
     let outcome = match control.verb.as_str() {
         "reload" => match control.id.parse() {
             Ok(id) => {
-                let outcome = config::load_module(&hub.places.config, &id).await.map_err(|error| error.to_string());
+                let outcome = files::load_module(&hub.places.config, &id).await.map_err(|error| error.to_string());
                 hub.step(Event::ModuleRead { id, asker: (session, number), outcome });
                 return;
             }
@@ -28,9 +28,9 @@ pub(crate) async fn carry_out(hub: Rc<Hub>, session: SessionKey, number: u32, co
 
 /// Reads eeveed.toml again. A bad one changes nothing.
 pub(crate) async fn reload_bus(hub: &Rc<Hub>) -> Result<(), Refusal> {
-    match config::load_bus(&hub.places.config).await {
+    match files::load_bus(&hub.places.config).await {
         Ok(limits) => {
-            tracing::info!("read {} again", config::bus_path(&hub.places.config).display());
+            tracing::info!("read {} again", files::bus_path(&hub.places.config).display());
             hub.step(Event::Limits(limits));
             Ok(())
         }
@@ -43,7 +43,7 @@ pub(crate) async fn reload_bus(hub: &Rc<Hub>) -> Result<(), Refusal> {
 
 /// With the module files as they are now, so that an operator that never ran is shown too.
 async fn status(hub: &Rc<Hub>, id: &str) -> Result<Option<String>, Refusal> {
-    hub.step(Event::Modules(config::load_modules(&hub.places.config).await));
+    hub.step(Event::Modules(files::load_modules(&hub.places.config).await));
     let id = match id {
         "" => None,
         text => Some(text.parse().map_err(|error| refusal(Code::NotFound, format!("{error}")))?),

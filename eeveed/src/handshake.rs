@@ -2,14 +2,13 @@
 
 use std::rc::Rc;
 
-use libeevee::token::Token;
 use libeevee::wire::{Code, Content, Frame, Hello, Module, Refusal, Role, VERSION, Welcome};
-use libeevee::{OperatorId, wire};
+use libeevee::{OperatorId, Token, wire};
 
-use crate::config::{self, ReadError};
 use crate::core::{Identity, LoadedModule, Peer, refusal};
 use crate::hub::Hub;
-use crate::people::{self, Rights};
+use crate::people::Rights;
+use crate::{config, files};
 
 /// What a Hello leads to.
 pub(crate) enum Outcome {
@@ -95,16 +94,17 @@ fn prove_operator(hub: &Rc<Hub>, kernel: Kernel, hello: &Hello) -> Result<Operat
 
 async fn prove_person(hub: &Rc<Hub>, kernel: Kernel) -> Result<Identity, Refusal> {
     let person = |name, admin| Ok(Identity::Person { name, admin });
-    match people::rights_of(kernel.uid).await {
+    let rights = hub.people.rights_of(kernel.uid).await;
+    if hub.places.development && is_self(kernel.uid) {
+        return match rights {
+            Rights::Admin(name) | Rights::User(name) => person(name, true),
+            Rights::Daemon | Rights::Nobody(_) => person(format!("uid-{}", kernel.uid), true),
+        };
+    }
+    match rights {
         Rights::Admin(name) => person(name, true),
-        Rights::Daemon(name) | Rights::User(name) if hub.places.development && is_self(kernel.uid) => {
-            person(name, true)
-        }
-        Rights::Nobody(_) if hub.places.development && is_self(kernel.uid) => {
-            person(format!("uid-{}", kernel.uid), true)
-        }
         Rights::User(name) => person(name, false),
-        Rights::Daemon(_) => Ok(Identity::Daemon),
+        Rights::Daemon => Ok(Identity::Daemon),
         Rights::Nobody(why) => Err(refusal(Code::Auth, why)),
     }
 }
@@ -131,10 +131,13 @@ fn is_self(uid: u32) -> bool {
 
 /// The operator's module file. On a development bus it may be absent.
 async fn read_module(hub: &Rc<Hub>, id: &OperatorId) -> Result<Option<LoadedModule>, Refusal> {
-    match config::load_module(&hub.places.config, id).await {
+    let directory = files::modules_path(&hub.places.config);
+    if hub.places.development && !config::has_module(&directory, id) {
+        return Ok(None);
+    }
+    match files::load_module(&hub.places.config, id).await {
         Ok(module) => Ok(Some(module)),
-        Err(ReadError::Absent(_)) if hub.places.development => Ok(None),
-        Err(error) => Err(refusal(Code::Refused, error.to_string())),
+        Err(diagnosis) => Err(refusal(Code::Refused, diagnosis.to_string())),
     }
 }
 

@@ -19,8 +19,9 @@ use crate::core::{Action, Core, Event, Now, SessionKey};
 use crate::halted::Halted;
 use crate::handshake::Kernel;
 use crate::identity::Key;
-use crate::ids::Reserver;
+use crate::ids::IdBlocks;
 use crate::listener::Knocks;
+use crate::people::People;
 use crate::{control, failure};
 
 /// What belongs to the whole daemon.
@@ -34,8 +35,9 @@ pub(crate) struct Hub {
     tick_changed: Notify,
     pub(crate) places: Places,
     pub(crate) key: Arc<Key>,
+    pub(crate) people: People,
     halted: Halted,
-    reserver: Reserver,
+    ids: Arc<IdBlocks>,
     knocks: Knocks,
 }
 
@@ -60,7 +62,7 @@ impl Hub {
         places: Places,
         key: Arc<Key>,
         halted: Halted,
-        reserver: Reserver,
+        ids: Arc<IdBlocks>,
         make_core: impl FnOnce(Now) -> Core,
     ) -> Rc<Self> {
         let started = Instant::now();
@@ -74,8 +76,9 @@ impl Hub {
             tick_changed: Notify::new(),
             places,
             key,
+            people: People::new(),
             halted,
-            reserver,
+            ids,
             knocks: Knocks::default(),
         })
     }
@@ -105,6 +108,16 @@ impl Hub {
     pub(crate) fn close(self: &Rc<Self>, key: SessionKey) {
         self.step(Event::Leave { session: key });
         self.outlets.borrow_mut().remove(&key);
+    }
+
+    /// Comes true when every session's task has ended, or after this time.
+    pub(crate) async fn all_closed(&self, time: Duration) {
+        let _ = tokio::time::timeout(time, async {
+            while !self.outlets.borrow().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
     }
 
     /// Gives the core one event, and carries out what it asks for.
@@ -160,11 +173,11 @@ impl Hub {
                 });
             }
             Action::ReserveIds => {
-                let (hub, reserver) = (self.clone(), self.reserver.clone());
+                let (hub, ids) = (self.clone(), self.ids.clone());
                 tokio::task::spawn_local(async move {
-                    let reserved = tokio::task::spawn_blocking(move || reserver.reserve()).await;
+                    let reserved = tokio::task::spawn_blocking(move || ids.reserve()).await;
                     let end = match reserved {
-                        Ok(Ok(end)) => end,
+                        Ok(Ok(reserved)) => reserved.end,
                         Ok(Err(error)) => {
                             tracing::error!("cannot reserve message ids, trying again in 10 s: {error}");
                             tokio::time::sleep(Duration::from_secs(10)).await;

@@ -40,8 +40,8 @@ pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, wait
     let mut connection = Connection { stream, input: BytesMut::new(), partial_since: None };
     let limits = hub.limits();
     let hello = tokio::select! {
-        hello = timeout(limits.handshake_timeout, connection.first_frame(limits.frame_bytes)) => hello.unwrap_or_else(|_| {
-            let text = format!("no Hello within {} s", limits.handshake_timeout.as_secs());
+        hello = timeout(limits.handshake_time, connection.first_frame(limits.frame_bytes)) => hello.unwrap_or_else(|_| {
+            let text = format!("no Hello within {} s", limits.handshake_time.as_secs());
             Err(Some(refusal(Code::HandshakeTimeout, text)))
         }),
         () = waiting.displaced() => Err(Some(refusal(Code::HandshakeTimeout, "too many connections wait with their Hello"))),

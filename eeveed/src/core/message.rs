@@ -6,8 +6,6 @@ use libeevee::wire::{Content, Deliver, EncodedDocument, Frame};
 #[derive(Debug)]
 pub(crate) struct Routed {
     pub(crate) id: u64,
-    /// Whether a Reply to it is waited for, and where that goes.
-    pub(crate) reply_address: Option<u64>,
     /// The Deliver frame of a first delivery that did not wait, with subscription number 0. It is a copy: a slice would
     /// keep the whole chunk alive that was read from the publisher, and no bound would count that.
     frame: Box<[u8]>,
@@ -22,10 +20,10 @@ const OVERHEAD: usize = 96;
 
 impl Routed {
     pub(crate) fn new(deliver: Deliver) -> Self {
-        let (id, reply_address, document_bytes) = (deliver.id, deliver.reply_address, deliver.document.bytes().len());
+        let (id, document_bytes) = (deliver.id, deliver.document.bytes().len());
         let mut frame = Vec::with_capacity(document_bytes + deliver.source.len() + 64);
         Frame::new(0, Content::Deliver(deliver)).encode_into(&mut frame);
-        Self { id, reply_address, frame: frame.into_boxed_slice(), document_bytes }
+        Self { id, frame: frame.into_boxed_slice(), document_bytes }
     }
 
     /// What it costs, in bytes, as long as anybody keeps it.

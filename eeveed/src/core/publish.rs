@@ -307,6 +307,11 @@ impl Core {
         })
     }
 
+    /// The first id that no message has.
+    pub(crate) const fn next_unused_id(&self) -> u64 {
+        self.ids.start
+    }
+
     /// The id of the last message taken.
     pub(super) fn last_id(&self) -> u64 {
         self.ids.start.saturating_sub(1)

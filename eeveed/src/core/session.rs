@@ -42,10 +42,6 @@ impl Identity {
     pub(crate) const fn may_publish_and_subscribe(&self) -> bool {
         matches!(self, Self::Operator(_) | Self::Person { .. })
     }
-
-    pub(crate) const fn is_admin(&self) -> bool {
-        matches!(self, Self::Person { admin: true, .. })
-    }
 }
 
 /// What the shell knows of a peer when it joins.

@@ -1,0 +1,173 @@
+//! The daemon's life: sockets, identity first, state, the loop, a clean stop.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::core::{Core, Event};
+use crate::halted::Halted;
+use crate::hub::{Hub, Places};
+use crate::identity::Key;
+use crate::ids::IdBlocks;
+use crate::lock::Lock;
+use crate::systemd::{self, Inherited};
+use crate::config::Limits;
+use crate::{Arguments, control, files, identity, listener};
+
+/// Where systemd's tmpfiles.d makes room for what survives restarts, not reboots.
+const RUN_STATE: &str = "/run/eevee/state";
+
+/// How often STATUS follows what happens.
+const STATUS_TIME: Duration = Duration::from_secs(5);
+
+/// How long sessions may take to read their farewell.
+const STOP_TIME: Duration = Duration::from_secs(2);
+
+/// Where everything is for this run.
+struct Ground {
+    config: PathBuf,
+    state: PathBuf,
+    run_state: PathBuf,
+    development: bool,
+    /// Removed at the end.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let inherited = Inherited::take();
+    let ground = ground(&arguments)?;
+
+    // Identity comes before everything slow: units wait for their token, and nothing after this holds it up.
+    let key = Arc::new(Key::load_or_create(&ground.state)?);
+    if let Some(socket) = inherited.identity {
+        identity::spawn(socket, key.clone()).context("cannot answer the identity socket")?;
+    }
+
+    let _lock = Lock::take(&ground.state)?;
+    let socket = match (&arguments.listen, inherited.bus) {
+        (Some(path), _) => bind(path)?,
+        (None, Some(socket)) => socket,
+        (None, None) => bail!(
+            "no socket from systemd: start eeveed.socket, or give --listen PATH for a development bus of your own"
+        ),
+    };
+    socket.set_nonblocking(true).context("cannot make the bus socket non-blocking")?;
+    let (blocks, ids) = IdBlocks::open(&ground.state)?;
+    let blocks = Arc::new(blocks);
+    let (halted_files, halted) = Halted::load(&ground.run_state.join("halted"))?;
+    let mut boot = [0; 8];
+    getrandom::fill(&mut boot).context("no randomness")?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async move {
+        let (limits, config_error) = match files::load_bus(&ground.config).await {
+            Ok(limits) => (limits, None),
+            Err(diagnosis) => {
+                tracing::error!("the bus runs with its defaults:\n{diagnosis}");
+                (Limits::default(), Some(diagnosis.summary()))
+            }
+        };
+        let places = Places { config: ground.config.clone(), development: ground.development };
+        let hub = Hub::new(places, key, halted_files, blocks.clone(), |now| {
+            Core::new(now, u64::from_le_bytes(boot), limits, halted.into_iter().collect(), ids)
+        });
+        let socket = UnixListener::from_std(socket).context("cannot serve the bus socket")?;
+        serve(&hub, socket, config_error).await?;
+        if let Err(error) = blocks.release(hub.with_core(|core| core.next_unused_id())) {
+            tracing::warn!("a block of message ids is given up: {error}");
+        }
+        Ok(())
+    })
+}
+
+async fn serve(hub: &Rc<Hub>, socket: UnixListener, mut config_error: Option<String>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
+    let mut hangup = signal(SignalKind::hangup()).context("no signals")?;
+    tokio::task::spawn_local(listener::accept(hub.clone(), socket));
+    tokio::task::spawn_local(hub.clone().tick());
+    systemd::notify_ready(&status(hub, config_error.as_deref()));
+    let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
+    let mut report = tokio::time::interval(STATUS_TIME);
+    loop {
+        tokio::select! {
+            // The ping comes from the loop that serves: when it hangs, systemd sees it.
+            _ = async { match &mut watchdog { Some(interval) => interval.tick().await, None => std::future::pending().await } } => {
+                systemd::notify_watchdog();
+            }
+            _ = report.tick() => systemd::notify_status(&status(hub, config_error.as_deref())),
+            _ = hangup.recv() => {
+                config_error = control::reload_bus(hub).await.err().map(|refusal| first_line(&refusal.text));
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    systemd::notify_stopping();
+    tracing::info!("stopping: {}", hub.with_core(|core| core.summary()));
+    hub.step(Event::Stop("the bus is stopping".into()));
+    hub.all_closed(STOP_TIME).await;
+    Ok(())
+}
+
+fn status(hub: &Hub, config_error: Option<&str>) -> String {
+    let summary = hub.with_core(|core| core.summary());
+    match config_error {
+        None => summary,
+        Some(error) => format!("BAD CONFIGURATION, not in force: {error}; {summary}"),
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn ground(arguments: &Arguments) -> anyhow::Result<Ground> {
+    let development = arguments.listen.is_some();
+    let config = match (&arguments.config, development) {
+        (Some(path), _) => path.clone(),
+        (None, _) => PathBuf::from("/etc/eevee"),
+    };
+    let mut temporary = None;
+    let state = match (&arguments.state, std::env::var_os("STATE_DIRECTORY")) {
+        (Some(path), _) => {
+            std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+            path.clone()
+        }
+        (None, Some(path)) if !development => PathBuf::from(path),
+        (None, _) if development => {
+            let folder = tempfile::tempdir().context("cannot make a temporary state directory")?;
+            let path = folder.path().to_owned();
+            temporary = Some(folder);
+            path
+        }
+        (None, _) => bail!("no STATE_DIRECTORY from systemd; give --state DIR"),
+    };
+    let run_state = if development { state.join("run") } else { PathBuf::from(RUN_STATE) };
+    if development {
+        std::fs::create_dir_all(&run_state).with_context(|| format!("cannot make {}", run_state.display()))?;
+    }
+    Ok(Ground { config, state, run_state, development, _temporary: temporary })
+}
+
+/// Binds a development socket: for its owner alone, in place of one that nobody serves any more.
+fn bind(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            bail!("{}: a bus serves this socket already", path.display());
+        }
+        std::fs::remove_file(path).with_context(|| format!("cannot remove the old socket {}", path.display()))?;
+    }
+    let socket = std::os::unix::net::UnixListener::bind(path)
+        .with_context(|| format!("cannot bind {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot restrict {}", path.display()))?;
+    Ok(socket)
+}
