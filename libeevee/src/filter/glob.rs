@@ -81,6 +81,10 @@ impl Glob {
         self.0.split([STAR, ONE]).next().unwrap_or_default()
     }
 
+    pub(super) fn compiled(&self) -> &String {
+        &self.0
+    }
+
     /// Whether the whole value is as the pattern says.
     pub fn matches(&self, value: &str) -> bool {
         self.matches_counting(value, &mut 0)
@@ -120,7 +124,10 @@ fn strip_suffix<'v>(part: &str, value: &'v str, steps: &mut usize) -> Option<&'v
         return value.strip_suffix(part);
     }
     let mut characters = value.chars();
-    part.chars().rev().all(|p| characters.next_back().is_some_and(|v| p == ONE || p == v)).then_some(characters.as_str())
+    part.chars()
+        .rev()
+        .all(|p| characters.next_back().is_some_and(|v| p == ONE || p == v))
+        .then_some(characters.as_str())
 }
 
 /// The end of the leftmost place where this part stands, which has no star.

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use super::nearest::Mistake;
-use super::print::{needs_quotes, printed_bytes};
-use super::{Clause, Comparison, Filter, FilterError, FilterErrorKind, Glob};
+use super::print::printed_bytes;
+use super::{Clause, Comparison, Filter, FilterError, FilterErrorKind};
 use crate::header;
 use crate::wire::limits::{FILTER_BYTES_MAX, FILTER_CLAUSES_MAX, HEADER_KEY_BYTES_MAX};
 
@@ -27,7 +27,6 @@ impl TryFrom<String> for Filter {
     }
 }
 
-const VALUE: &str = "a value (an empty one is written \"\")";
 const COMMA: &str = "a comma before the next clause, or the end";
 const COMMA_OR_QUOTES: &str = "a comma before the next clause, or quotes around a value that holds a space";
 
@@ -58,22 +57,22 @@ pub(super) fn limit_clauses() -> Cow<'static, str> {
     format!("at most {FILTER_CLAUSES_MAX} clauses").into()
 }
 
-struct Parser<'t> {
-    text: &'t str,
+pub(super) struct Parser<'t> {
+    pub(super) text: &'t str,
     /// The offset of the next character.
-    at: usize,
+    pub(super) at: usize,
 }
 
 impl<'t> Parser<'t> {
-    fn rest(&self) -> &'t str {
+    pub(super) fn rest(&self) -> &'t str {
         &self.text[self.at..]
     }
 
-    fn peek(&self) -> Option<char> {
+    pub(super) fn peek(&self) -> Option<char> {
         self.rest().chars().next()
     }
 
-    fn eat(&mut self, token: &str) -> bool {
+    pub(super) fn eat(&mut self, token: &str) -> bool {
         let here = self.rest().starts_with(token);
         if here {
             self.at += token.len();
@@ -82,18 +81,18 @@ impl<'t> Parser<'t> {
     }
 
     /// Takes what goes on as told, and says where it stood.
-    fn take(&mut self, wanted: impl Fn(char) -> bool) -> (Range<usize>, &'t str) {
+    pub(super) fn take(&mut self, wanted: impl Fn(char) -> bool) -> (Range<usize>, &'t str) {
         let start = self.at;
         let taken = self.rest().find(|c| !wanted(c)).map_or(self.rest(), |length| &self.rest()[..length]);
         self.at += taken.len();
         (start..self.at, taken)
     }
 
-    fn spaces(&mut self) {
+    pub(super) fn spaces(&mut self) {
         self.take(|c| c == ' ' || c == '\t');
     }
 
-    fn mistake(&self, expected: impl Into<Cow<'static, str>>) -> Mistake {
+    pub(super) fn mistake(&self, expected: impl Into<Cow<'static, str>>) -> Mistake {
         Mistake::new(self.text, self.at, expected)
     }
 
@@ -281,131 +280,6 @@ impl<'t> Parser<'t> {
             Some(value) => mistake.quote(value, self.text),
             None => mistake.edit(before..self.at, ","),
         }
-    }
-
-    fn list(&mut self) -> Result<Vec<String>, Mistake> {
-        self.spaces();
-        if !self.eat("(") {
-            let whole = format!("({})", self.rest());
-            return Err(self.mistake("( before the list of values").edit(self.at..self.text.len(), whole));
-        }
-        let mut values = Vec::new();
-        let mut known = std::collections::HashSet::new();
-        loop {
-            let value = self.value()?;
-            if known.insert(value.clone()) {
-                values.push(value);
-            }
-            self.spaces();
-            let end = self.at;
-            if self.eat(")") {
-                return Ok(values);
-            }
-            if !self.eat(",") {
-                let mistake = self.mistake("a comma before the next value, or ) after the last");
-                let before = self.text[..end].trim_end_matches([' ', '\t']).len();
-                return Err(match self.peek() {
-                    None => mistake.edit(end..end, ")"),
-                    Some(_) => mistake.edit(before..end, ","),
-                });
-            }
-        }
-    }
-
-    fn value(&mut self) -> Result<String, Mistake> {
-        self.spaces();
-        if self.peek() == Some('"') {
-            return self.quoted(
-                |c| matches!(c, '"' | '\\'),
-                r#"\" or \\ (a backslash in quotes escapes these)"#,
-                false,
-            );
-        }
-        self.plain().map(str::to_owned)
-    }
-
-    fn pattern(&mut self) -> Result<Glob, Mistake> {
-        const ESCAPES: &str = r"\*, \? or \\ (a backslash in a glob escapes these)";
-        self.spaces();
-        let start = self.at;
-        let text = match self.peek() {
-            Some('"') => {
-                let text = self.quoted(|c| matches!(c, '"' | '*' | '?' | '\\'), r#"\*, \?, \\ or \""#, true)?;
-                Cow::Owned(text)
-            }
-            _ => Cow::Borrowed(self.plain()?),
-        };
-        // Only outside of quotes can there be an escape that was not checked yet, and there offsets are the same.
-        text.parse().map_err(|error: super::glob::GlobError| {
-            self.at = start + error.offset;
-            self.mistake(ESCAPES).edit(self.at..self.at, "\\").quote(start, self.text)
-        })
-    }
-
-    /// A value outside of quotes.
-    fn plain(&mut self) -> Result<&'t str, Mistake> {
-        let (range, value) = self.take(|c| !needs_quotes(c) && !c.is_control());
-        match self.peek() {
-            Some(c) if c.is_control() && c != '\t' => Err(self.mistake("text without control characters")),
-            Some('"' | '(') => {
-                let mistake = self.mistake("quotes around a value that holds a quote or parenthesis");
-                Err(mistake.quote(range.start, self.text))
-            }
-            Some(c) if c.is_whitespace() && !matches!(c, ' ' | '\t') => {
-                Err(self.mistake("quotes around a value that holds a space").quote(range.start, self.text))
-            }
-            _ if value.is_empty() => {
-                Err(self.mistake(VALUE).edit(self.at..self.at, "\"\"").quote(range.start, self.text))
-            }
-            _ => Ok(value),
-        }
-    }
-
-    /// A value in quotes. Escapes stay as they are where `kept`, but for the one of the quote itself.
-    fn quoted(&mut self, escapes: fn(char) -> bool, names: &'static str, kept: bool) -> Result<String, Mistake> {
-        self.at += 1;
-        let mut value = String::new();
-        loop {
-            let start = self.at;
-            let Some(c) = self.peek() else {
-                return Err(self.mistake("\" at the end of the value").edit(self.at..self.at, "\""));
-            };
-            self.at += c.len_utf8();
-            match c {
-                '"' => return Ok(value),
-                '\\' => match self.peek() {
-                    Some(escaped) if escapes(escaped) => {
-                        if kept && escaped != '"' {
-                            value.push('\\');
-                        }
-                        value.push(escaped);
-                        self.at += 1;
-                    }
-                    _ => {
-                        self.at = start;
-                        return Err(self.mistake(names).edit(start..start, "\\"));
-                    }
-                },
-                c if c.is_control() => {
-                    self.at = start;
-                    return Err(self.mistake("text without control characters"));
-                }
-                c => value.push(c),
-            }
-        }
-    }
-
-    fn number(&mut self) -> Result<i64, Mistake> {
-        self.spaces();
-        let start = self.at;
-        let text = self.value()?;
-        text.parse().map_err(|_| {
-            let found = shown(&self.text[start..self.at]);
-            self.at = start;
-            let mut mistake = self.mistake("a whole number of 64 bits");
-            mistake.found = found;
-            mistake
-        })
     }
 }
 

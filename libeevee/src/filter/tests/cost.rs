@@ -53,3 +53,22 @@ fn twice_the_stars_cost_at_most_twice() {
         assert!(cost(2 * bytes) <= 2 * cost(bytes) + HEADER_VALUE_BYTES_MAX, "{bytes}");
     }
 }
+
+#[test]
+fn memory_is_known_and_bounded() {
+    assert!(Filter::any().memory_bytes() < 100);
+    let full = |unit: &str, head: &str, tail: &str| {
+        let text = unit.repeat((FILTER_BYTES_MAX - head.len() - tail.len()) / unit.len());
+        format!("{head}{}{tail}", text.trim_end_matches(',')).parse::<Filter>().unwrap()
+    };
+    let letters: String = ('a'..='z').flat_map(|a| ('a'..='z').map(move |b| format!("{a}{b},"))).collect();
+    for filter in [
+        full("*a", "k~", ""),
+        full("x", "k=", ""),
+        full("a?", "k!~*", "*"),
+        format!("k in ({})", letters.trim_end_matches(',')).parse().unwrap(),
+    ] {
+        let (printed, memory) = (filter.to_string().len(), filter.memory_bytes());
+        assert!(memory >= printed - 4 && memory <= 50 * printed, "{memory} bytes for {printed}");
+    }
+}
