@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn only_documents_that_were_not_begun_are_kept() {
-        let publish = |number| {
+        let publish = |number: u32| {
             let document = (&Document::new([("n", number.to_string())], "x").unwrap()).into();
             let content = Content::Publish(Publish { cause: None, hops: 0, epoch: 0, sequence: 0, document });
             Frame::new(number, content)

@@ -26,6 +26,9 @@ const WINDOW_MESSAGES: u64 = 256;
 /// The default window in bytes of documents.
 const WINDOW_BYTES: u64 = 1 << 20;
 
+/// "No window" would overflow the sum of what was granted; this is one.
+const WINDOW_MAX: u64 = 1 << 40;
+
 /// The filters of one subscription, as text; a message matches when any of them does.
 ///
 /// Made from a text, an array or a list of texts, or parsed [`Filter`](crate::Filter)s. The bus parses them, and refuses
@@ -142,8 +145,8 @@ impl SubscribeBuilder {
     /// How much may be delivered here and not yet taken from the [`Subscription`]: by default 256 messages and 1 MiB of
     /// documents. At least 1 each; one message may go beyond the bytes.
     pub fn window(mut self, messages: u64, bytes: u64) -> Self {
-        self.subscribe.window_messages = messages.max(1);
-        self.subscribe.window_bytes = bytes.max(1);
+        self.subscribe.window_messages = messages.clamp(1, WINDOW_MAX);
+        self.subscribe.window_bytes = bytes.clamp(1, WINDOW_MAX);
         self
     }
 
@@ -161,6 +164,10 @@ impl SubscribeBuilder {
             .limited(SUBSCRIPTION_FILTERS_MAX as u64, filters as u64));
         }
         let (window_messages, window_bytes) = (subscribe.window_messages, subscribe.window_bytes);
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the window bounds it, and a bounded channel locks for each message"
+        )]
         let (sender, events) = mpsc::unbounded_channel();
         let (opened, answer) = oneshot::channel();
         let number = {

@@ -1,1 +1,11 @@
-//! Placeholder.
+//! The client against a scripted bus on a real socket.
+
+mod bus;
+mod handshake;
+mod lost;
+mod notices;
+mod publishing;
+mod requests;
+mod subscribing;
+
+use self::bus::{Bus, Peer, document, refusal, soon, text, welcome};

@@ -1,0 +1,226 @@
+//! Subscriptions: options, windows and grants, slow users, endings.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+
+use super::*;
+use crate::client::{Client, Event, Notice, Subscription};
+use crate::error::ErrorKind;
+use crate::filter::Filter;
+use crate::message::{Gap, GapReason};
+use crate::wire::{Code, Content, GapNotice, Grant, Overflow};
+
+async fn open(client: &Client, peer: &mut Peer, window: u64) -> (Subscription, u32) {
+    let script = async {
+        let (number, _) = peer.subscribe().await;
+        peer.send(number, Content::Ok).await;
+        number
+    };
+    let (subscription, number) = tokio::join!(client.subscribe("*").window(window, 1 << 20), script);
+    (subscription.unwrap(), number)
+}
+
+async fn message(subscription: &mut Subscription) -> u64 {
+    match soon("a message", subscription.next()).await {
+        Some(Event::Message(message)) => message.id,
+        other => panic!("not a message: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn options_go_along_and_numbers_are_new() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let script = async {
+        let (first, subscribe) = peer.subscribe().await;
+        assert_eq!(subscribe.filters, ["type=a", "type=b"]);
+        assert_eq!((subscribe.overflow, subscribe.max_age_ms), (Overflow::DropNewest as u8, 300_000));
+        assert_eq!((subscribe.queue_messages, subscribe.queue_bytes), (5, 6));
+        assert_eq!((subscribe.window_messages, subscribe.window_bytes), (256, 1 << 20));
+        peer.send(first, Content::Ok).await;
+        let (second, subscribe) = peer.subscribe().await;
+        assert!(second > first && first > 0);
+        assert_eq!(subscribe.filters, ["type=c,!bot"]);
+        peer.send(second, Content::Ok).await;
+    };
+    let all = async {
+        let options = client.subscribe(["type=a", "type=b"]).overflow(Overflow::DropNewest);
+        let first = options.queue(5, 6).max_age(Duration::from_secs(300)).await.unwrap();
+        let filter: Filter = "type=c,!bot".parse().unwrap();
+        (first, client.subscribe(filter).await.unwrap())
+    };
+    let ((_first, _second), ()) = tokio::join!(all, script);
+}
+
+#[tokio::test]
+async fn a_refused_filter_is_an_error_and_no_subscription() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let script = async {
+        let (number, _) = peer.subscribe().await;
+        peer.send(number, refusal(Code::BadFilter, "column 3: expected a value")).await;
+    };
+    let (refused, ()) = tokio::join!(client.subscribe("a="), script);
+    let error = refused.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused(Code::BadFilter));
+    assert!(error.to_string().contains("column 3"), "{error}");
+    let none = client.subscribe(Vec::<String>::new()).await.unwrap_err();
+    assert_eq!(none.kind(), ErrorKind::Invalid);
+    assert!(peer.is_silent().await, "nothing to unsubscribe");
+}
+
+#[tokio::test]
+async fn messages_and_gaps_come_in_order() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (mut subscription, number) = open(&client, &mut peer, 256).await;
+    peer.deliver(number, 1001, "one").await;
+    peer.send(number, Content::Gap(GapNotice { first: 1002, last: 1009, count: Some(3), reason: 1 })).await;
+    peer.deliver(number, 1010, "two").await;
+    // For nobody: that subscription ended while this was on its way.
+    peer.deliver(number + 7, 1011, "for nobody").await;
+    let Some(Event::Message(one)) = subscription.next().await else { panic!() };
+    assert_eq!((one.id, &*one.source, one.text()), (1001, "irc", Some("one")));
+    assert_eq!(one.header("type"), Some("test"));
+    let gap = Gap { first: 1002, last: 1009, count: Some(3), reason: GapReason::QueueFull };
+    assert_eq!(subscription.next().await, Some(Event::Gap(gap)));
+    // As a Stream, too.
+    let two = StreamExt::next(&mut subscription).await.and_then(Event::message).unwrap();
+    assert_eq!(two.text(), Some("two"));
+    assert_eq!(subscription.try_next(), None);
+}
+
+#[tokio::test]
+async fn grants_follow_what_the_user_takes() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (mut subscription, number) = open(&client, &mut peer, 10).await;
+    for id in 1..=10 {
+        peer.deliver(number, id, "x").await;
+    }
+    for id in 1..=4 {
+        assert_eq!(message(&mut subscription).await, id);
+    }
+    assert!(peer.is_silent().await, "granted before half was taken");
+    let bytes = crate::wire::EncodedDocument::from(&document("x")).bytes().len() as u64;
+    assert_eq!(message(&mut subscription).await, 5);
+    assert_eq!(peer.grant().await, (number, Grant { messages: 5, bytes: 5 * bytes }));
+    for id in 6..=10 {
+        assert_eq!(message(&mut subscription).await, id);
+    }
+    assert_eq!(peer.grant().await, (number, Grant { messages: 5, bytes: 5 * bytes }));
+}
+
+#[tokio::test]
+async fn bytes_alone_are_worth_a_grant() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let script = async {
+        let (number, _) = peer.subscribe().await;
+        peer.send(number, Content::Ok).await;
+        peer.deliver(number, 1, &"x".repeat(600)).await;
+        assert_eq!(peer.grant().await.1.messages, 1);
+    };
+    let user = async {
+        let mut subscription = client.subscribe("*").window(100, 1000).await.unwrap();
+        assert_eq!(message(&mut subscription).await, 1);
+        subscription
+    };
+    tokio::join!(user, script);
+}
+
+#[tokio::test]
+async fn a_slow_user_holds_up_nobody_else() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (mut slow, number) = open(&client, &mut peer, 256).await;
+    let (mut quick, quick_number) = open(&client, &mut peer, 256).await;
+    // The slow user takes nothing; its window fills to the last message.
+    for id in 1..=256 {
+        peer.deliver(number, id, &"x".repeat(4000)).await;
+    }
+    peer.deliver(quick_number, 257, "quick").await;
+    assert_eq!(message(&mut quick).await, 257);
+    let script = async {
+        let Content::Ping(value) = peer.frame().await.content else { panic!() };
+        peer.send(0, Content::Pong(value)).await;
+    };
+    let (pong, ()) = tokio::join!(soon("a pong", client.ping()), script);
+    pong.unwrap();
+    for id in 1..=256 {
+        assert_eq!(message(&mut slow).await, id);
+    }
+    assert_eq!(peer.grant().await.1.messages, 128);
+}
+
+#[tokio::test]
+async fn a_bus_that_ignores_the_window_is_cut_off() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (mut subscription, number) = open(&client, &mut peer, 4).await;
+    let mut notices = client.notices();
+    for id in 1..=5 {
+        peer.deliver(number, id, "x").await;
+    }
+    assert!(matches!(notices.next().await, Some(Notice::Connected(_))));
+    let Some(Notice::Disconnected(error)) = soon("the end", notices.next()).await else { panic!() };
+    assert_eq!((error.kind(), error.limit(), error.value()), (ErrorKind::Wire, Some(4), Some(5)));
+    for id in 1..=4 {
+        assert_eq!(message(&mut subscription).await, id);
+    }
+    // The next connection goes on with what is left of the window.
+    let mut peer = bus.welcome(welcome()).await;
+    let (again, subscribe) = peer.subscribe().await;
+    assert_eq!((again, subscribe.window_messages), (number, 4));
+}
+
+#[tokio::test]
+async fn dropping_a_subscription_unsubscribes() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (subscription, number) = open(&client, &mut peer, 4).await;
+    drop(subscription);
+    let frame = peer.frame().await;
+    assert_eq!((frame.number, frame.content), (number, Content::Unsubscribe));
+    peer.send(number, Content::Ok).await;
+    // More than its window, for nobody: it was on its way.
+    for id in 1..=6 {
+        peer.deliver(number, id, "late").await;
+    }
+    // Dropped before its answer: ended as well.
+    let dropped = tokio::time::timeout(Duration::from_millis(50), client.subscribe("a=b").into_future()).await;
+    assert!(dropped.is_err());
+    let (number, _) = peer.subscribe().await;
+    let frame = peer.frame().await;
+    assert_eq!((frame.number, frame.content), (number, Content::Unsubscribe));
+    assert!(client.is_connected());
+}
+
+#[tokio::test]
+async fn a_subscription_that_the_bus_ends_says_why() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (mut subscription, number) = open(&client, &mut peer, 4).await;
+    peer.deliver(number, 1, "x").await;
+    peer.send(number, refusal(Code::Memory, "no room")).await;
+    assert_eq!(message(&mut subscription).await, 1);
+    assert_eq!(soon("the end", subscription.next()).await, None);
+    assert_eq!(subscription.failure().unwrap().kind(), ErrorKind::Refused(Code::Memory));
+}
+
+#[tokio::test]
+async fn closing_the_client_ends_its_subscriptions_after_their_last_message() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (mut subscription, number) = open(&client, &mut peer, 4).await;
+    peer.deliver(number, 1, "x").await;
+    assert_eq!(message(&mut subscription).await, 1);
+    peer.deliver(number, 2, "last").await;
+    drop(client);
+    assert!(matches!(peer.frame().await.content, Content::Bye(_)));
+    drop(peer);
+    assert_eq!(message(&mut subscription).await, 2);
+    assert_eq!(soon("the end", subscription.next()).await, None);
+    assert!(subscription.failure().is_none());
+}
