@@ -1,11 +1,12 @@
 //! The client: one connection to the bus, kept up for as long as the client lives.
 //!
-//! A task of its own owns the socket ([`driver`]); handles talk to it through [`shared`]. Publishing waits for credit
-//! ([`publish`]), deliveries stay within windows ([`subscription`]), and a lost connection is made again with everything
-//! that was open on it ([`reconnect`]).
+//! A task of its own owns the socket (`driver`, `incoming`); handles talk to it through `shared`. Publishing waits for credit
+//! (`publish`), deliveries stay within windows (`subscription`), and a lost connection is made again with everything
+//! that was open on it (`reconnect`).
 
 mod connect;
 mod driver;
+mod incoming;
 mod notice;
 mod publish;
 mod reconnect;

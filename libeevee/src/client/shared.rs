@@ -16,8 +16,10 @@ use super::subscription::Entry;
 use crate::error::{Error, ErrorKind};
 use crate::wire::{Content, Frame, State as Status, Value, Welcome};
 
-/// Plain publishes are numbered apart from requests and subscriptions, so that a flood of them never comes round to the
-/// number of something that is open.
+/// Requests are numbered from here, below them subscriptions, whose numbers have to rise for as long as a session lasts.
+const REQUEST_NUMBERS: u32 = 1 << 30;
+
+/// Plain publishes are numbered from here: a flood of them never comes round to the number of something that is open.
 const PUBLISH_NUMBERS: u32 = 1 << 31;
 
 /// An outbox that grew to a flood's size is given back after it.
@@ -99,6 +101,7 @@ pub(super) struct State {
     /// Publishers that wait for credit; while there is one, nobody overtakes it.
     pub(super) waiting: usize,
     next_number: u32,
+    next_subscription: u32,
     next_publish: u32,
     pub(super) open: HashMap<u32, Open>,
     pub(super) pings: HashMap<u64, (Instant, oneshot::Sender<Result<std::time::Duration, Error>>)>,
@@ -137,7 +140,8 @@ impl Shared {
                 status: None,
                 credit,
                 waiting: 0,
-                next_number: 1,
+                next_number: REQUEST_NUMBERS,
+                next_subscription: 1,
                 next_publish: 0,
                 open: HashMap::new(),
                 pings: HashMap::new(),
@@ -232,15 +236,26 @@ impl Shared {
 }
 
 impl State {
-    /// A number for a request or subscription that nothing open has.
+    /// A number for a request, that no open one has.
     pub(super) fn number(&mut self) -> u32 {
         loop {
             let number = self.next_number;
-            self.next_number = if number + 1 < PUBLISH_NUMBERS { number + 1 } else { 1 };
-            if !self.open.contains_key(&number) && !self.subscriptions.contains_key(&number) {
+            self.next_number = if number + 1 < PUBLISH_NUMBERS { number + 1 } else { REQUEST_NUMBERS };
+            if !self.open.contains_key(&number) {
                 return number;
             }
         }
+    }
+
+    /// A number for a subscription, above all earlier ones.
+    pub(super) fn subscription_number(&mut self) -> Result<u32, Error> {
+        let number = self.next_subscription;
+        if number == REQUEST_NUMBERS {
+            let text = format!("this client made {number} subscriptions, which is all that a session can number");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        self.next_subscription = number + 1;
+        Ok(number)
     }
 
     /// A number for a publish that is answered only if it is refused.
@@ -307,4 +322,37 @@ pub(super) fn too_large(bytes: u64, max: u64) -> Error {
         ),
     )
     .limited(max, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_come_round_without_meeting_what_is_open() {
+        let shared = Shared::new(Welcome {
+            version: 1,
+            identity: "test".into(),
+            session: 1,
+            boot: 1,
+            last_id: 0,
+            frame_bytes_max: 1 << 20,
+            credit_messages: 1,
+            credit_bytes: 1,
+            halted: false,
+            module: None,
+            capabilities: vec![],
+        });
+        let mut state = shared.lock();
+        let first = state.number();
+        state.open.insert(first, Open::Claim("held".into()));
+        state.next_number = PUBLISH_NUMBERS - 1;
+        assert_eq!(state.number(), PUBLISH_NUMBERS - 1);
+        assert_eq!(state.number(), first + 1);
+        state.next_publish = PUBLISH_NUMBERS - 2;
+        assert_eq!([state.publish_number(), state.publish_number()], [u32::MAX, PUBLISH_NUMBERS]);
+        assert_eq!([state.subscription_number().unwrap(), state.subscription_number().unwrap()], [1, 2]);
+        state.next_subscription = REQUEST_NUMBERS;
+        assert!(state.subscription_number().is_err());
+    }
 }

@@ -173,7 +173,7 @@ impl SubscribeBuilder {
         let number = {
             let mut state = shared.lock();
             state.accepting()?;
-            let number = state.number();
+            let number = state.subscription_number()?;
             let entry = Entry::new(subscribe, sender, opened);
             if matches!(state.phase, Phase::Up) {
                 shared.push(&mut state, &entry.frame(number))?;

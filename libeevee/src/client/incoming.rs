@@ -1,0 +1,196 @@
+//! Frames from the bus: each one goes to the subscription, the request or the notice that it is for.
+
+use std::collections::hash_map::Entry as Slot;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::BytesMut;
+
+use super::connect::read_error;
+use super::driver::{Driver, Route};
+use super::notice::Notice;
+use super::shared::{Open, State};
+use super::subscription::Item;
+use crate::error::{Error, ErrorKind};
+use crate::message::{Gap, GapReason};
+use crate::wire::{Code, Content, Deliver, Frame, Refusal};
+
+impl Driver {
+    pub(super) fn accept(&mut self, frame: Option<io::Result<BytesMut>>) -> Result<(), Error> {
+        let bytes = match frame {
+            Some(Ok(bytes)) => bytes,
+            Some(Err(error)) => return Err(read_error(error)),
+            None => {
+                let said = self.bye.take().map(|text| format!(": {text}")).unwrap_or_default();
+                return Err(Error::new(ErrorKind::Disconnected, format!("the bus closed the connection{said}")));
+            }
+        };
+        match Frame::decode(bytes.freeze()) {
+            Ok(Some(Frame { number, content: Content::Deliver(deliver), .. })) => self.deliver(number, deliver),
+            Ok(Some(frame)) => self.dispatch(frame),
+            Ok(None) => Ok(()),
+            Err(error) if error.code == Code::UnknownType => self.unknown(&error.to_frame()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn route(&mut self, number: u32) -> Option<&Route> {
+        match self.routes.entry(number) {
+            Slot::Occupied(route) => Some(route.into_mut()),
+            Slot::Vacant(free) => {
+                let state = self.shared.lock();
+                let entry = state.subscriptions.get(&number)?;
+                Some(free.insert(Route { events: entry.events.clone(), flow: Arc::clone(&entry.flow) }))
+            }
+        }
+    }
+
+    fn deliver(&mut self, number: u32, deliver: Deliver) -> Result<(), Error> {
+        self.highest = self.highest.max(deliver.id);
+        // Without a subscription it was on its way while the subscription ended.
+        let Some(Route { events, flow }) = self.route(number) else { return Ok(()) };
+        let messages = flow.delivered_messages.load(Relaxed);
+        let granted = flow.granted_messages.load(Relaxed);
+        if messages >= granted {
+            let text = format!("the bus delivered more to subscription {number} than its window of {granted} messages");
+            return Err(Error::new(ErrorKind::Wire, text).limited(granted, messages + 1));
+        }
+        // Only this task writes these.
+        flow.delivered_messages.store(messages + 1, Relaxed);
+        let bytes = flow.delivered_bytes.load(Relaxed) + deliver.document.bytes().len() as u64;
+        flow.delivered_bytes.store(bytes, Relaxed);
+        flow.last_seen.store(flow.last_seen.load(Relaxed).max(deliver.id), Relaxed);
+        // It may be dropped in this moment.
+        let _ = events.send(Item::Message(deliver));
+        Ok(())
+    }
+
+    fn dispatch(&mut self, frame: Frame) -> Result<(), Error> {
+        let number = frame.number;
+        match frame.content {
+            Content::Published(published) => {
+                self.highest = self.highest.max(published.id);
+                self.shared.lock().answer(number, Content::Published(published));
+            }
+            content @ (Content::Response(_) | Content::Answer(_)) => self.shared.lock().answer(number, content),
+            Content::Ok => self.done(number),
+            Content::Error(refusal) => return self.refused(number, refusal),
+            Content::Gap(notice) => {
+                let reason = GapReason::from_code(notice.reason).unwrap_or(GapReason::Disconnected);
+                let gap = Gap { first: notice.first, last: notice.last, count: notice.count, reason };
+                self.highest = self.highest.max(gap.last);
+                if let Some(Route { events, flow }) = self.route(number) {
+                    flow.last_seen.store(flow.last_seen.load(Relaxed).max(gap.last), Relaxed);
+                    let _ = events.send(Item::Gap(gap));
+                }
+            }
+            Content::Grant(grant) if number == 0 => {
+                let mut state = self.shared.lock();
+                state.credit.messages = state.credit.messages.saturating_add(grant.messages);
+                state.credit.bytes = state.credit.bytes.saturating_add(grant.bytes);
+                let waiting = state.waiting > 0;
+                drop(state);
+                if waiting {
+                    self.shared.credit.notify_waiters();
+                }
+            }
+            // The driver looks into the outbox before it waits again.
+            Content::Ping(value) => self.shared.lock().pong(value),
+            Content::Pong(value) => {
+                if let Some((sent, waiter)) = self.shared.lock().pings.remove(&value.value) {
+                    let _ = waiter.send(Ok(sent.elapsed()));
+                }
+            }
+            Content::Halted(flag) => {
+                let mut state = self.shared.lock();
+                state.halted = flag.on;
+                state.notices.tell(Notice::Halted(flag.on));
+            }
+            Content::Reload(module) => {
+                let mut state = self.shared.lock();
+                state.reloads.insert(number);
+                state.notices.tell(Notice::Reload { number, module });
+            }
+            Content::Commit => self.shared.lock().notices.tell(Notice::Commit(number)),
+            Content::Abort(reason) => {
+                self.shared.lock().notices.tell(Notice::Abort { number, reason: reason.text });
+            }
+            Content::Bye(text) => {
+                self.bye = Some(text.text.clone());
+                self.shared.lock().notices.tell(Notice::Bye(text.text));
+            }
+            other => {
+                let text = format!("a frame of kind {} is not for clients", other.kind());
+                let refusal = Refusal { code: Code::UnknownType as u16, text, limit: None, value: None, rule: None };
+                return self.unknown(&Frame::new(number, Content::Error(refusal)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the bus that a frame is not known here; the session goes on.
+    fn unknown(&mut self, refusal: &Frame) -> Result<(), Error> {
+        tracing::debug!(?refusal, "the bus sent a frame that this version does not know");
+        let mut state = self.shared.lock();
+        // A short Error fits into any frame.
+        let _ = state.encode(refusal);
+        Ok(())
+    }
+
+    fn done(&mut self, number: u32) {
+        let mut state = self.shared.lock();
+        if let Some(entry) = state.subscriptions.get_mut(&number) {
+            if let Some(opened) = entry.opened.take() {
+                // What came before this Ok was before the subscription, so that it missed none of it.
+                entry.flow.last_seen.store(entry.flow.last_seen.load(Relaxed).max(self.highest), Relaxed);
+                let _ = opened.send(Ok(()));
+            }
+            return;
+        }
+        state.answer(number, Content::Ok);
+    }
+
+    fn refused(&mut self, number: u32, refusal: Refusal) -> Result<(), Error> {
+        let code = Code::from_number(refusal.code);
+        let error = Error::refused(refusal);
+        let mut state = self.shared.lock();
+        if let Some(entry) = state.subscriptions.remove(&number) {
+            self.routes.remove(&number);
+            if entry.opened.is_none() {
+                state.notices.refused(number, error.clone().context(format_args!("subscription {number}")));
+            }
+            entry.fail(error.clone());
+        } else {
+            match state.open.remove(&number) {
+                Some(Open::Request(waiter)) => {
+                    let _ = waiter.send(Err(error.clone()));
+                }
+                Some(Open::Claim(name)) => state.claim_failed(&name, number, error.clone()),
+                None if code.closes() => {}
+                None => state.notices.refused(number, error.clone()),
+            }
+        }
+        if code.closes() { Err(error) } else { Ok(()) }
+    }
+}
+
+impl State {
+    /// Gives an answer to whoever waits for it; one that nobody waits for was given up.
+    fn answer(&mut self, number: u32, content: Content) {
+        match self.open.remove(&number) {
+            Some(Open::Request(waiter)) => {
+                let _ = waiter.send(Ok(content));
+            }
+            Some(Open::Claim(name)) => {
+                if let Some(claim) = self.claims.get_mut(&name) {
+                    claim.held = true;
+                    for waiter in claim.waiters.drain(..) {
+                        let _ = waiter.send(Ok(()));
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+}
