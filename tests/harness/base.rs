@@ -189,7 +189,7 @@ fn mirror() -> Result<String> {
     let mut command = Command::new("apt-get");
     command.args(["indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)"]);
     command.arg("Created-By: Packages");
-    let done = process::run(command, b"", Duration::from_secs(30))?;
+    let done = process::run(command, None, b"", Duration::from_secs(30))?;
     let text = String::from_utf8_lossy(&done.stdout);
     for line in text.lines() {
         let mut fields = line.split('|');
@@ -207,7 +207,7 @@ fn mirror() -> Result<String> {
 fn apt_config(key: &str) -> Option<String> {
     let mut command = Command::new("apt-config");
     command.args(["shell", "VALUE", key]);
-    let done = process::run(command, b"", Duration::from_secs(10)).ok()?;
+    let done = process::run(command, None, b"", Duration::from_secs(10)).ok()?;
     let text = String::from_utf8_lossy(&done.stdout);
     let value = text.trim().strip_prefix("VALUE='")?.strip_suffix('\'')?;
     (!value.is_empty()).then(|| value.to_owned())

@@ -6,17 +6,17 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::lines::Lines;
 use crate::machine::Machine;
-use crate::process;
+use crate::process::{self, Process};
 
 const DEADLINE: Duration = Duration::from_secs(30);
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a command did.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ impl std::fmt::Display for Output {
 pub struct Cmd<'m> {
     machine: &'m Machine,
     argv: Vec<String>,
-    environment: Vec<String>,
+    environment: Vec<(String, String)>,
     user: Option<String>,
     unit: Option<Vec<String>>,
     input: Vec<u8>,
@@ -89,7 +89,7 @@ impl Cmd<'_> {
     }
 
     pub fn env(mut self, key: &str, value: &str) -> Self {
-        self.environment.push(format!("{key}={value}"));
+        self.environment.push((key.to_owned(), value.to_owned()));
         self
     }
 
@@ -114,12 +114,12 @@ impl Cmd<'_> {
     /// Runs it to its end. An exit status other than 0 is no error here.
     pub fn run(self) -> Result<Output> {
         let command = self.argv.join(" ");
-        let done = process::run(self.host_command(), &self.input, self.deadline)
+        let inside = Some(self.machine.leader());
+        let done = process::run(self.host_command(), inside, &self.input, self.deadline)
             .with_context(|| format!("`{command}` in {}", self.machine.name()))?;
-        let signal = std::os::unix::process::ExitStatusExt::signal(&done.status).unwrap_or(0);
         Ok(Output {
             command,
-            status: done.status.code().unwrap_or(128 + signal),
+            status: done.status,
             stdout: String::from_utf8_lossy(&done.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
         })
@@ -140,61 +140,58 @@ impl Cmd<'_> {
     /// As `spawn`, but its standard output goes to the caller.
     pub(crate) fn spawn_raw(self) -> Result<(Background, ChildStdout)> {
         let command = self.argv.join(" ");
-        let mut child = self
-            .host_command()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start `{command}`"))?;
+        let mut host = self.host_command();
+        host.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (process, pipes) = Process::start(host, Some(self.machine.leader()))?;
         let (stdout, stderr) = (Lines::default(), Lines::default());
-        let piped = child.stdout.take().context("no stdout")?;
-        if let Some(pipe) = child.stderr.take() {
+        if let Some(pipe) = pipes.stderr {
             stderr.feed(pipe, |_| ());
         }
-        let mut stdin = child.stdin.take();
+        let mut stdin = pipes.stdin;
         if let Some(pipe) = stdin.as_mut()
             && !self.input.is_empty()
         {
             pipe.write_all(&self.input)?;
         }
-        Ok((Background { command, child, stdin, stdout, stderr }, piped))
+        let background = Background { command, process, stdin, stdout, stderr };
+        Ok((background, pipes.stdout.context("no stdout")?))
     }
 
     /// Runs it on the caller's own standard streams, without a deadline; gives the exit status.
     pub fn attached(self) -> Result<u8> {
-        let status = self.host_command().status().context("cannot start nsenter")?;
-        Ok(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1))
+        let (process, _) = Process::start(self.host_command(), Some(self.machine.leader()))?;
+        let status = process.wait(Duration::MAX).unwrap_or(1);
+        Ok(u8::try_from(status).unwrap_or(1))
     }
 
-    /// The nsenter line that does all this, for a caller who wires the streams up itself.
-    pub(crate) fn host_command(&self) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg("--target").arg(self.machine.leader().to_string());
-        command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"]);
-        command.args(["env", "-i", PATH, "LANG=C.UTF-8", "SYSTEMD_COLORS=0", "SYSTEMD_PAGER=", "TERM=dumb"]);
-        if self.user.is_none() {
-            command.args(["HOME=/root", "USER=root"]);
-        }
-        command.args(&self.environment);
+    /// The command to be started in the machine's namespaces.
+    fn host_command(&self) -> Command {
+        let mut argv: Vec<String> = Vec::new();
+        let mut add = |words: &[&str]| argv.extend(words.iter().map(|w| (*w).to_owned()));
         if let Some(properties) = &self.unit {
-            command.args(["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]);
-            command.args(properties.iter().map(|p| format!("--property={p}")));
-            command.args(self.environment.iter().map(|e| format!("--setenv={e}")));
-            if let Some(user) = &self.user {
-                command.arg(format!("--uid={user}"));
+            add(&["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]);
+            for property in properties {
+                add(&[&format!("--property={property}")]);
             }
-            command.arg("--");
+            for (key, value) in &self.environment {
+                add(&[&format!("--setenv={key}={value}")]);
+            }
+            if let Some(user) = &self.user {
+                add(&[&format!("--uid={user}")]);
+            }
+            add(&["--"]);
         } else if let Some(user) = &self.user {
-            // setpriv wants the group named; the shell looks the primary one up inside.
-            command.args(["sh", "-c"]);
-            command.arg(
-                "u=$0; HOME=$(getent passwd \"$u\" | cut -d: -f6) USER=$u; export HOME USER; \
-                 exec setpriv --reuid \"$u\" --regid \"$(id -g \"$u\")\" --init-groups -- \"$@\"",
-            );
-            command.arg(user);
+            // setpriv wants the group named; the shell looks it up inside, and the home too.
+            let script = "u=$0; HOME=$(getent passwd \"$u\" | cut -d: -f6) USER=$u; export HOME USER; \
+                exec setpriv --reuid \"$u\" --regid \"$(id -g \"$u\")\" --init-groups -- \"$@\"";
+            add(&["sh", "-c", script, user]);
         }
-        command.args(&self.argv);
+        argv.extend(self.argv.iter().cloned());
+        let mut command = Command::new(&argv[0]);
+        command.args(&argv[1..]).current_dir("/").env_clear();
+        command.env("PATH", PATH).env("HOME", "/root").env("USER", "root").env("LANG", "C.UTF-8");
+        command.env("SYSTEMD_COLORS", "0").env("SYSTEMD_PAGER", "").env("TERM", "dumb");
+        command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         command
     }
 }
@@ -202,7 +199,7 @@ impl Cmd<'_> {
 /// A process that runs beside the test. Dropping it kills it, and what it started.
 pub struct Background {
     command: String,
-    child: Child,
+    process: Process,
     stdin: Option<ChildStdin>,
     pub stdout: Lines,
     pub stderr: Lines,
@@ -228,26 +225,24 @@ impl Background {
 
     /// Waits for its end by itself, and gives its exit status; 128 + n after a signal.
     pub fn wait(&mut self, deadline: Duration) -> Result<i32> {
-        match process::wait(&mut self.child, deadline)? {
-            Some(status) => {
-                let signal = std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or(0);
-                Ok(status.code().unwrap_or(128 + signal))
-            }
-            None => bail!(
+        self.process.wait(deadline).with_context(|| {
+            format!(
                 "`{}` still runs after {deadline:?}\n--- stdout\n{}\n--- stderr\n{}",
                 self.command,
                 self.stdout.text(),
                 self.stderr.text()
-            ),
-        }
+            )
+        })
+    }
+
+    /// Its exit status, or None while it runs.
+    pub fn status(&self) -> Option<i32> {
+        self.process.status()
     }
 
     /// Kills it now.
     pub fn end(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(Some(_))) {
-            process::kill_tree(self.child.id());
-            let _ = self.child.wait();
-        }
+        self.process.kill();
     }
 }
 
@@ -378,7 +373,7 @@ impl Machine {
         let mut argv = run.to_vec();
         argv.extend([terminal.as_str(), "--working-directory=/root", "--", "/bin/bash", "--login"]);
         // The shell's own exit status says nothing about the machine.
-        self.cmd(&argv).host_command().status().context("cannot start a shell")?;
+        self.cmd(&argv).attached()?;
         Ok(())
     }
 }

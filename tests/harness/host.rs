@@ -11,12 +11,10 @@ use crate::process;
 use crate::progress::say;
 
 /// Programs and the Debian packages that hold them.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 5] = [
     ("systemd-nspawn", "systemd-container"),
     ("mmdebstrap", "mmdebstrap"),
-    ("nsenter", "util-linux"),
     ("unshare", "util-linux"),
-    ("setpriv", "util-linux"),
     ("flock", "util-linux"),
     ("mount", "mount"),
 ];
@@ -50,8 +48,8 @@ pub fn unavailable() -> Option<String> {
     let mut probe = Command::new("unshare");
     probe.args(["--mount", "--propagation", "private", "--pid", "--net", "--uts", "--ipc", "--cgroup"]);
     probe.args(["--fork", "--mount-proc", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]);
-    match process::run(probe, b"", Duration::from_secs(10)) {
-        Ok(done) if done.status.success() => None,
+    match process::run(probe, None, b"", Duration::from_secs(10)) {
+        Ok(done) if done.status == 0 => None,
         Ok(done) => Some(format!("namespaces cannot be made: {}", String::from_utf8_lossy(&done.stderr).trim())),
         Err(error) => Some(format!("namespaces cannot be made: {error:#}")),
     }
@@ -112,8 +110,8 @@ fn apt(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
     command.args(["-o", "DPkg::Lock::Timeout=300"]).args(arguments);
     command.env("DEBIAN_FRONTEND", "noninteractive");
-    let done = process::run(command, b"", Duration::from_secs(900))?;
-    if !done.status.success() {
+    let done = process::run(command, None, b"", Duration::from_secs(900))?;
+    if done.status != 0 {
         bail!("apt-get {}: {}", arguments.join(" "), String::from_utf8_lossy(&done.stderr).trim());
     }
     Ok(())

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use crate::base;
 use crate::host;
 use crate::leftovers;
-use crate::process;
+use crate::process::{self, Process};
 use crate::suite::Suite;
 
 const BOOT: Duration = Duration::from_secs(90);
@@ -36,7 +36,7 @@ pub struct Machine {
 }
 
 struct Keeper {
-    child: Child,
+    process: Process,
     /// The pipe that the machine's life hangs on. Rust opens it close-on-exec, so no other
     /// child of the owner keeps it open.
     pipe: ChildStdin,
@@ -101,7 +101,7 @@ impl Machine {
     /// The pid of the host process that everything of this machine is below.
     pub fn keeper(&self) -> Option<u32> {
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        keeper.as_ref().map(|k| k.child.id())
+        keeper.as_ref().map(|k| k.process.id())
     }
 
     /// A path in the machine as the host can open it, also for Unix sockets. Absolute
@@ -126,13 +126,10 @@ impl Machine {
     /// Shuts down in order and waits for the end.
     pub fn power_off(&self) -> Result<()> {
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Keeper { mut child, pipe }) = keeper else { return Ok(()) };
+        let Some(Keeper { process, pipe }) = keeper else { return Ok(()) };
         drop(pipe);
-        let ended = process::wait(&mut child, POWER_OFF)?.is_some();
-        if !ended {
-            process::kill_tree(child.id());
-            child.wait()?;
-        }
+        let ended = process.wait(POWER_OFF).is_some();
+        process.kill();
         let console = console(&self.run);
         leftovers::remove(&self.run);
         if !ended {
@@ -161,7 +158,7 @@ impl Machine {
             }
             let mut guard = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
             let gone = match guard.as_mut() {
-                Some(keeper) => keeper.child.try_wait()?.is_some(),
+                Some(keeper) => keeper.process.status().is_some(),
                 None => true,
             };
             drop(guard);
@@ -190,7 +187,8 @@ fn start_keeper(run: &Path, base: &Path, cgroup: &str, hostname: &str) -> Result
     fs::create_dir_all(run)?;
     fs::write(run.join("keeper.sh"), include_str!("keeper.sh"))?;
     fs::write(run.join("inside.sh"), include_str!("inside.sh"))?;
-    let mut child = Command::new("sh")
+    let mut command = Command::new("sh");
+    command
         .arg(run.join("keeper.sh"))
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -200,19 +198,17 @@ fn start_keeper(run: &Path, base: &Path, cgroup: &str, hostname: &str) -> Result
         .env("EM_HOSTNAME", hostname)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("cannot start sh")?;
-    let pipe = child.stdin.take().context("no stdin")?;
+        .stderr(Stdio::null());
+    let (process, pipes) = Process::start(command, None)?;
+    let pipe = pipes.stdin.context("no stdin")?;
     let mut line = String::new();
-    let stdout = child.stdout.take().context("no stdout")?;
-    BufReader::new(stdout).read_line(&mut line)?;
+    BufReader::new(pipes.stdout.context("no stdout")?).read_line(&mut line)?;
     if line.trim() != "locked" {
         drop(pipe);
-        let status = child.wait()?;
+        process.kill();
         let console = console(run);
         leftovers::remove(run);
-        bail!("the machine could not be started ({status}): {console}");
+        bail!("the machine could not be started: {console}");
     }
-    Ok(Keeper { child, pipe })
+    Ok(Keeper { process, pipe })
 }

@@ -1,16 +1,178 @@
-//! Host processes: what /proc says about them, ending them with their children, and
-//! running one with a deadline.
+//! Processes that the harness starts, on the host or in a machine.
+//!
+//! Each has a thread that waits for it, so that none is ever left as a zombie: a PID
+//! namespace cannot end, and so a machine cannot reboot, while one of its processes waits
+//! to be reaped. (For the same reason this is not `nsenter`: when systemd stops all
+//! processes at shutdown, nsenter stops itself too and never reaps its child.)
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+/// A running or finished process.
+#[derive(Clone)]
+pub(crate) struct Process {
+    pid: u32,
+    ended: Arc<(Mutex<Option<i32>>, Condvar)>,
+}
+
+/// The ends of the pipes to a process, where its command asked for pipes.
+pub(crate) struct Pipes {
+    pub(crate) stdin: Option<ChildStdin>,
+    pub(crate) stdout: Option<ChildStdout>,
+    pub(crate) stderr: Option<ChildStderr>,
+}
+
+impl Process {
+    /// Starts a process; with `inside`, in all namespaces of that pid.
+    pub(crate) fn start(mut command: Command, inside: Option<i32>) -> Result<(Process, Pipes)> {
+        let ended = Arc::new((Mutex::new(None), Condvar::new()));
+        let publish = Arc::clone(&ended);
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let child = inside
+                .map_or(Ok(()), enter)
+                .and_then(|()| command.spawn().with_context(|| format!("cannot start {command:?}")));
+            let mut child = match child {
+                Ok(child) => child,
+                Err(error) => return drop(sender.send(Err(error))),
+            };
+            let pipes = Pipes { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() };
+            let _ = sender.send(Ok((child.id(), pipes)));
+            let status = child.wait().map_or(-1, code);
+            *publish.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+            publish.1.notify_all();
+        });
+        let (pid, pipes) = receiver.recv().context("the starting thread ended")??;
+        Ok((Process { pid, ended }, pipes))
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.pid
+    }
+
+    fn state(&self) -> MutexGuard<'_, Option<i32>> {
+        self.ended.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its exit status, 128 + n after a signal; None while it runs.
+    pub(crate) fn status(&self) -> Option<i32> {
+        *self.state()
+    }
+
+    /// Waits until it ends; None at the deadline.
+    pub(crate) fn wait(&self, deadline: Duration) -> Option<i32> {
+        let waited = self.ended.1.wait_timeout_while(self.state(), deadline, |s| s.is_none());
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Kills it and everything below it, and waits for its end.
+    pub(crate) fn kill(&self) {
+        // The pid is ours only while nobody has reaped it.
+        if self.status().is_none() {
+            kill_tree(self.pid);
+            self.wait(Duration::from_secs(5));
+        }
+    }
+}
+
+fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or(128 + status.signal().unwrap_or(0))
+}
+
+/// Moves the calling thread into the namespaces of a process; what it starts is born there.
+fn enter(pid: i32) -> Result<()> {
+    let names = [
+        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("pid", CloneFlags::CLONE_NEWPID),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+    ];
+    // All are opened first: after the mount namespace, /proc is another.
+    let mut files = Vec::new();
+    for (name, flag) in names {
+        let path = format!("/proc/{pid}/ns/{name}");
+        let file = File::open(&path).with_context(|| format!("cannot open {path}: the machine is gone"))?;
+        files.push((name, flag, file));
+    }
+    // Threads share root and working directory, and a mount namespace is refused to a sharer.
+    unshare(CloneFlags::CLONE_FS).context("cannot unshare the working directory")?;
+    for (name, flag, file) in files {
+        setns(file, flag).with_context(|| format!("cannot enter the {name} namespace of {pid}"))?;
+    }
+    Ok(())
+}
+
+/// What a finished process left.
+pub(crate) struct Finished {
+    pub(crate) status: i32,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+}
+
+/// Runs to the end or to the deadline, whichever is first; at the deadline it is killed
+/// and the error shows what it printed.
+pub(crate) fn run(mut command: Command, inside: Option<i32>, input: &[u8], deadline: Duration) -> Result<Finished> {
+    let start = Instant::now();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (process, pipes) = Process::start(command, inside)?;
+    if let Some(mut pipe) = pipes.stdin {
+        let input = input.to_vec();
+        // In a thread: the process may write before it reads, or never read at all.
+        std::thread::spawn(move || pipe.write_all(&input));
+    }
+    let stdout = drain(pipes.stdout);
+    let stderr = drain(pipes.stderr);
+    let status = process.wait(deadline);
+    process.kill();
+    // A background child may keep the pipes open after the command itself has ended.
+    let grace = deadline.saturating_sub(start.elapsed());
+    let grace = grace.clamp(Duration::from_millis(200), Duration::from_secs(2));
+    let (stdout, stderr) = (collect(&stdout, grace), collect(&stderr, grace));
+    match status {
+        Some(status) => Ok(Finished { status, stdout, stderr }),
+        None => bail!(
+            "killed at its deadline of {deadline:?}\n--- stdout\n{}\n--- stderr\n{}",
+            String::from_utf8_lossy(&stdout),
+            String::from_utf8_lossy(&stderr)
+        ),
+    }
+}
+
+fn drain(source: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    if let Some(mut source) = source {
+        std::thread::spawn(move || {
+            let mut buffer = [0; 16 * 1024];
+            while let Ok(n @ 1..) = source.read(&mut buffer) {
+                if sender.send(buffer[..n].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    receiver
+}
+
+fn collect(receiver: &mpsc::Receiver<Vec<u8>>, grace: Duration) -> Vec<u8> {
+    let end = Instant::now() + grace;
+    let mut all = Vec::new();
+    while let Ok(chunk) = receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        all.extend(chunk);
+    }
+    all
+}
 
 /// What one process's `/proc/PID/status` says.
 struct Entry {
@@ -62,98 +224,13 @@ pub(crate) fn leader(keeper: u32) -> Option<i32> {
         .find(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "systemd"))
 }
 
-/// Kills a process and everything below it. nsenter forks to enter a PID namespace, so
-/// killing only the process that we started would leave the real one behind.
-pub(crate) fn kill_tree(pid: u32) {
+fn kill_tree(pid: u32) {
     let pid = pid.cast_signed();
     let all = table();
     let below = all.keys().filter(|p| descends(&all, **p, pid));
     for victim in below.chain([&pid]) {
         let _ = kill(Pid::from_raw(*victim), Signal::SIGKILL);
     }
-}
-
-/// What a finished process left.
-pub(crate) struct Finished {
-    pub(crate) status: ExitStatus,
-    pub(crate) stdout: Vec<u8>,
-    pub(crate) stderr: Vec<u8>,
-}
-
-/// Runs to the end or to the deadline, whichever is first; at the deadline it is killed
-/// and the error shows what it printed.
-pub(crate) fn run(mut command: Command, input: &[u8], deadline: Duration) -> Result<Finished> {
-    let start = Instant::now();
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {command:?}"))?;
-    if let Some(mut pipe) = child.stdin.take() {
-        let input = input.to_vec();
-        // In a thread: the process may write before it reads, or never read at all.
-        std::thread::spawn(move || pipe.write_all(&input));
-    }
-    let stdout = drain(child.stdout.take());
-    let stderr = drain(child.stderr.take());
-    let status = wait(&mut child, deadline)?;
-    if status.is_none() {
-        kill_tree(child.id());
-        child.wait()?;
-    }
-    // A background child may keep the pipes open after the command itself has ended.
-    let grace = if status.is_some() { deadline.saturating_sub(start.elapsed()) } else { Duration::ZERO };
-    let grace = grace.clamp(Duration::from_millis(200), Duration::from_secs(2));
-    let (stdout, stderr) = (collect(&stdout, grace), collect(&stderr, grace));
-    match status {
-        Some(status) => Ok(Finished { status, stdout, stderr }),
-        None => bail!(
-            "killed at its deadline of {deadline:?}\n--- stdout\n{}\n--- stderr\n{}",
-            String::from_utf8_lossy(&stdout),
-            String::from_utf8_lossy(&stderr)
-        ),
-    }
-}
-
-/// Waits until the child ends; None at the deadline.
-pub(crate) fn wait(child: &mut Child, deadline: Duration) -> Result<Option<ExitStatus>> {
-    let end = Instant::now() + deadline;
-    let mut pause = Duration::from_micros(500);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= end {
-            return Ok(None);
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
-}
-
-fn drain(source: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
-    if let Some(mut source) = source {
-        std::thread::spawn(move || {
-            let mut buffer = [0; 16 * 1024];
-            while let Ok(n @ 1..) = source.read(&mut buffer) {
-                if sender.send(buffer[..n].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    receiver
-}
-
-fn collect(receiver: &mpsc::Receiver<Vec<u8>>, grace: Duration) -> Vec<u8> {
-    let end = Instant::now() + grace;
-    let mut all = Vec::new();
-    while let Ok(chunk) = receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
-        all.extend(chunk);
-    }
-    all
 }
 
 #[cfg(test)]
@@ -169,7 +246,8 @@ mod tests {
     #[test]
     fn a_hanging_command_is_killed_with_its_children_and_shows_its_output() {
         let start = Instant::now();
-        let result = run(sh("echo said; sleep 60 & sleep 60"), b"", Duration::from_millis(300));
+        let script = sh("echo said; sleep 60 & sleep 60");
+        let result = run(script, None, b"", Duration::from_millis(300));
         let error = format!("{:#}", result.err().expect("a deadline"));
         assert!(error.contains("said"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(10));
@@ -178,9 +256,9 @@ mod tests {
     #[test]
     fn a_background_child_that_keeps_the_pipes_does_not_hang_the_caller() {
         let start = Instant::now();
-        let done = run(sh("echo said; sleep 5 & exit 3"), b"", Duration::from_secs(60));
-        let done = done.expect("it ends");
-        assert_eq!(done.status.code(), Some(3));
+        let script = sh("echo said; sleep 5 & exit 3");
+        let done = run(script, None, b"", Duration::from_secs(60)).expect("it ends");
+        assert_eq!(done.status, 3);
         assert_eq!(done.stdout, b"said\n");
         assert!(start.elapsed() < Duration::from_secs(5));
     }
@@ -188,7 +266,14 @@ mod tests {
     #[test]
     fn large_input_and_output_do_not_deadlock() {
         let input = vec![b'x'; 1 << 20];
-        let done = run(sh("cat; cat /dev/null"), &input, Duration::from_secs(20)).expect("it ends");
+        let done = run(sh("cat"), None, &input, Duration::from_secs(20)).expect("it ends");
         assert_eq!(done.stdout.len(), input.len());
+    }
+
+    #[test]
+    fn a_program_that_does_not_exist_is_named() {
+        let result = run(Command::new("/no/such"), None, b"", Duration::from_secs(5));
+        let error = format!("{:#}", result.err().expect("no such program"));
+        assert!(error.contains("/no/such"), "{error}");
     }
 }

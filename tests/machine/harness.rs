@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -173,19 +173,18 @@ fn conversation(m: &Machine, kind: ServerKind) -> Result<()> {
 
 /// Starts `eevee-machine` as another owner, kills it with SIGKILL, and looks for what is left.
 fn harness_dies_with_its_owner(m: &Machine) -> Result<()> {
-    let mut owner = Command::new(env!("CARGO_BIN_EXE_eevee-machine"))
+    let owner = Command::new(env!("CARGO_BIN_EXE_eevee-machine"))
         .args(["run", m.suite().number(), "--", "sh", "-c", "echo up; exec sleep 4713"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;
+    let mut owner = Owner(owner);
     let mut line = String::new();
-    BufReader::new(owner.stdout.take().context("no stdout")?).read_line(&mut line)?;
+    BufReader::new(owner.0.stdout.take().context("no stdout")?).read_line(&mut line)?;
     ensure!(line == "up\n", "the owner said {line:?}");
-    let sign = format!("/run/eevee-machines/eevee-{}-{}-0/", m.suite().number(), owner.id());
+    let sign = format!("/run/eevee-machines/eevee-{}-{}-0/", m.suite().number(), owner.0.id());
     ensure!(!processes(&sign)?.is_empty(), "no process names {sign}");
-    ensure!(!processes("sleep\u{0}4713")?.is_empty());
-    owner.kill()?;
-    owner.wait()?;
+    drop(owner);
     wait_for("the machine to end after its owner", Duration::from_secs(20), || {
         let left = processes(&sign)?;
         if left.is_empty() { Ok(()) } else { bail!("{left:?}") }
@@ -195,6 +194,16 @@ fn harness_dies_with_its_owner(m: &Machine) -> Result<()> {
     drop(Machine::boot(m.suite(), "collector")?);
     ensure!(!Path::new(&sign).exists(), "{sign} is left");
     Ok(())
+}
+
+/// Killed without a chance to clean up, also when the scenario fails.
+struct Owner(Child);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Command lines on the host that contain `sign`.
