@@ -220,3 +220,64 @@ fn log_lines_are_rare_and_count_what_they_left_out() {
     assert_eq!(throttle.permit(start + Duration::from_secs(60)), Some(59));
     assert_eq!(throttle.permit(start + Duration::from_secs(61)), None);
 }
+
+/// Ticks of the clock that this process has used; 100 of them are a second.
+fn ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// Opens files until the process may not open any more.
+fn fill() -> Vec<File> {
+    std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
+}
+
+#[test]
+#[ignore = "run by without_descriptors in a child"]
+fn child_without_descriptors() {
+    let (dir, key) = serve(getuid().as_raw());
+    let path = UnixAddr::new(&dir.path().join("identity.sock")).unwrap();
+    // Sockets that are open already; connecting them needs no more descriptors here, only in the server.
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            let address = address("eevee-op@irc.service/bus-token");
+            bind(fd.as_raw_fd(), &UnixAddr::new_abstract(address.as_bytes()).unwrap()).unwrap();
+            fd
+        })
+        .collect();
+    // One answer, so that the server surely keeps its reserve by now.
+    answer(ask(dir.path(), Some(&address("eevee-op@irc.service/bus-token"))));
+    let mut clients = clients.into_iter();
+    let mut all = Vec::new();
+    for client in clients.by_ref().take(3) {
+        // Time enough to have a reserve again.
+        thread::sleep(10 * ACCEPT_PAUSE);
+        all.extend(fill());
+        connect(client.as_raw_fd(), &path).unwrap();
+        let text = answer(UnixStream::from(client));
+        assert!(key.verify(&Token::parse(&text).unwrap()));
+    }
+    // No time for a reserve: now the server has to wait, and must not spin. One descriptor is for ticks().
+    let last = clients.next().unwrap();
+    all.extend(fill());
+    connect(last.as_raw_fd(), &path).unwrap();
+    all.pop();
+    let before = ticks();
+    all.extend(fill());
+    thread::sleep(Duration::from_secs(1));
+    all.clear();
+    assert!(ticks() - before < 30, "{} ticks", ticks() - before);
+    assert!(key.verify(&Token::parse(&answer(UnixStream::from(last))).unwrap()));
+}
+
+#[test]
+fn without_descriptors() {
+    let mut child = std::process::Command::new("/bin/sh");
+    child.arg("-c").arg("ulimit -n 64; exec \"$0\" --exact --nocapture --include-ignored \"$1\"");
+    child.arg(std::env::current_exe().unwrap()).arg("identity::tests::child_without_descriptors");
+    let output = child.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
