@@ -58,8 +58,8 @@ fn explain(error: &Error, socket: &Path, system: bool) -> String {
 /// What an error of the bus means to a person, without the words around it that only a log needs.
 pub(crate) fn text_of(error: &Error) -> String {
     let text = error.to_string();
-    let code = error.code().map(|code| format!("the bus refused it ({code}): "));
-    let text = code.and_then(|prefix| text.strip_prefix(&prefix).map(str::to_owned)).unwrap_or(text);
+    let marker = error.code().map(|code| format!("the bus refused it ({code}): "));
+    let text = marker.and_then(|marker| Some(text.split_once(&marker)?.1.to_owned())).unwrap_or(text);
     match error.kind() {
         ErrorKind::Refused(Code::Denied) => {
             format!(

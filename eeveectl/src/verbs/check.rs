@@ -85,6 +85,10 @@ fn everything(context: &Context) -> anyhow::Result<(Vec<Target>, Exit)> {
     Ok((targets, exit))
 }
 
+fn is_absent(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
 fn is_bus_file(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == "eeveed.toml")
 }
@@ -92,9 +96,7 @@ fn is_bus_file(path: &Path) -> bool {
 /// Checks the module file of an operator; without an id, that of the operator that the file is named after.
 pub(crate) async fn module(path: &Path, id: Option<&OperatorId>) -> Checked {
     let name = path.to_string_lossy();
-    if let Err(error) = path.symlink_metadata()
-        && error.kind() == std::io::ErrorKind::NotFound
-    {
+    if is_absent(path) {
         let text = Diagnosis::file(&name, "there is no such file")
             .help("examples are in /usr/share/eevee/examples; eeveectl edit ID begins with one");
         return Checked { exists: false, ..Checked::bad(text) };
@@ -130,6 +132,11 @@ pub(crate) async fn module(path: &Path, id: Option<&OperatorId>) -> Checked {
 
 /// Checks eeveed.toml. The eeveed beside this program is the one that belongs to it.
 async fn bus(path: &Path) -> Checked {
+    // eeveed itself would take the defaults, but who names a file means one.
+    if is_absent(path) {
+        let text = Diagnosis::file(&path.to_string_lossy(), "there is no such file");
+        return Checked { exists: false, ..Checked::bad(text) };
+    }
     let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("eeveed")).filter(|exe| exe.exists());
     by_program(&beside.unwrap_or_else(|| PathBuf::from("eeveed")), path).await
 }

@@ -40,7 +40,7 @@ pub(crate) async fn run(
     if confirm {
         output::line(&format!("{}: {text}", published.id));
     } else {
-        output::note(&text);
+        output::line(&text);
     }
     if published.live == 0 && published.durable == 0 {
         output::note(

@@ -27,11 +27,9 @@ impl Failure {
             _ => Exit::FAILED,
         };
         let text = error.to_string();
-        // A diagnosis is for a person, who asked for this file to be looked at.
-        let text = match error.code() {
-            Some(code @ Code::Refused) => text.strip_prefix(&format!("the bus refused it ({code}): ")).unwrap_or(&text),
-            _ => &text,
-        };
+        // A diagnosis is for a person, who needs no words around it.
+        let marker = format!("the bus refused it ({}): ", Code::Refused);
+        let text = text.split_once(&marker).map_or(text.as_str(), |(_, diagnosis)| diagnosis);
         Self::new(exit, text)
     }
 }
