@@ -88,7 +88,7 @@ deb: release ## build the Debian package target/debian/eevee_*.deb
 $(DEB_STAMP): $(BINARIES) $(DEB_FILES)
 	$(call say,packing)
 	mkdir -p $(DEB_DIR)
-	rm -f $(DEB_DIR)/eevee_*.deb
+	rm -f $(DEB_DIR)/eevee_*.deb $(DEB_DIR)/eevee-dbgsym_*.ddeb
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || date +%s) \
 		$(TOOLS)/bin/cargo-deb --no-build --manifest-path eeveed/Cargo.toml --output $(DEB_DIR)/
 	touch $@
@@ -106,7 +106,7 @@ machines: need-machine ## build the base images of the test machines, once
 	$(AS_ROOT) $(CARGO_TARGET_DIR)/debug/eevee-machine base
 
 .PHONY: test-machine
-test-machine: deb need-machine ## test the package under real systemd, on Debian 12 and 13
+test-machine: deb need-machine ## test the package under real systemd, on Debian 12 and 13 (TESTS=reload: some)
 	$(call say,machine tests)
 	$(RUN_AS_ROOT) EEVEE_DEB=$$(ls $(DEB_DIR)/eevee_*.deb) cargo test $(LOCKED) --workspace --test machine -- $(TESTS)
 	@$(AS_ROOT) $(CARGO_TARGET_DIR)/debug/eevee-machine base >/dev/null 2>&1 || \
