@@ -1,2 +1,18 @@
-//! To be written.
-fn main() {}
+//! Dice operator: answers `!dice 2d6+1` by `USER: 2d6+1 = 9 (3 5)`.
+
+mod expression;
+mod roll;
+mod settings;
+
+use settings::DiceSettings;
+
+fn main() -> libeevee::Exit {
+    libeevee::operator::run_with::<DiceSettings>(|op| {
+        op.version(env!("CARGO_PKG_VERSION"))
+            .about("dice", "[2d6+1]", "rolls dice; without arguments one with six sides")
+            .command("dice", async |m| {
+                let limits = m.settings().limits();
+                m.reply(roll::answer(m.user(), m.args(), limits, |sides| fastrand::u32(1..=sides))).await
+            })
+    })
+}
