@@ -1,2 +1,20 @@
-//! To be written.
-fn main() {}
+//! IRC operator: one connection to one network.
+
+mod backoff;
+mod config;
+mod connection;
+mod flood;
+mod line;
+mod mapping;
+mod net;
+mod plan;
+mod run;
+mod server;
+mod session;
+mod settings;
+mod split;
+mod tls;
+
+fn main() -> libeevee::Exit {
+    libeevee::operator::run_loop(run::run)
+}

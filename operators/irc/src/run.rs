@@ -1,0 +1,292 @@
+//! The operator's loop: between the bus on one side and the connection on the other. Everything that waits is polled
+//! here, side by side, so that neither a network that hangs nor a bus that is away stops the other, or the watchdog.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libeevee::operator::{Event, Failure, Operator, Reload};
+use libeevee::{Code, Document, Error, ErrorKind};
+use tokio::time::Instant;
+
+use crate::mapping::{PLATFORM, outgoing_filter};
+use crate::net::{Happening, Net, until};
+use crate::plan::Plan;
+use crate::settings::IrcSettings;
+
+/// How much of what was heard waits for the bus while that is away: some minutes of a lively channel.
+const OUTBOX_MAX: usize = 2_000;
+/// How often a network that another operator holds is claimed again.
+const CLAIM_EVERY: Duration = Duration::from_secs(10);
+/// A stop may take 10 s in all: what waits to be said, the goodbye, and what was heard last.
+const FLUSH_MAX: Duration = Duration::from_secs(3);
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
+const DRAIN_MAX: Duration = Duration::from_secs(1);
+
+type Waiting<'a> = Option<Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>>;
+
+pub(crate) async fn run(op: Operator<IrcSettings>) -> Result<(), Failure> {
+    let settings = op.settings();
+    let plan = Plan::new(settings.clone()).map_err(Failure::config)?;
+    let subscription = op.subscribe(outgoing_filter(&settings.network).map_err(Failure::config)?).await?;
+    let mut work = Work {
+        op: &op,
+        net: Net::new(plan),
+        subscription,
+        network: settings.network.clone(),
+        claiming: None,
+        claim_at: None,
+        moving: None,
+        prepared: None,
+        outbox: VecDeque::new(),
+        publishing: None,
+        lost: 0,
+        stopping: None,
+    };
+    let claimed = op.claim(&claim(&work.network)).await;
+    op.ready(&format!("connecting to {}", settings.server)).await;
+    work.claimed(claimed).await;
+    work.run().await;
+    Ok(())
+}
+
+fn claim(network: &str) -> String {
+    format!("{PLATFORM}/{network}")
+}
+
+struct Work<'a> {
+    op: &'a Operator<IrcSettings>,
+    net: Net,
+    subscription: u32,
+    network: String,
+    claiming: Waiting<'a>,
+    /// When the network is claimed again.
+    claim_at: Option<Instant>,
+    /// A reload to another network, which waits for the claim.
+    moving: Option<Moving<'a>>,
+    /// What was prepared for the reload that the bus has not committed yet.
+    prepared: Option<(Arc<IrcSettings>, Plan)>,
+    outbox: VecDeque<Document>,
+    publishing: Waiting<'a>,
+    /// Events that did not fit into the outbox.
+    lost: u64,
+    stopping: Option<Stopping>,
+}
+
+struct Moving<'a> {
+    reload: Reload<IrcSettings>,
+    plan: Plan,
+    claiming: Waiting<'a>,
+}
+
+enum Stopping {
+    /// What waits is still said, until then.
+    Flushing(Instant),
+    Leaving,
+    /// The connection is closed; what was heard last is published, until then.
+    Draining(Instant),
+}
+
+impl Work<'_> {
+    async fn run(&mut self) {
+        while !self.is_done() {
+            self.publish_next();
+            let wake = self.wake_at();
+            tokio::select! {
+                event = self.op.next() => self.on_event(event).await,
+                happening = self.net.next() => self.on_happening(happening).await,
+                result = finished(&mut self.publishing) => {
+                    self.publishing = None;
+                    if let Err(error) = result {
+                        tracing::warn!("what was heard is not published: {error}");
+                    }
+                }
+                result = finished(&mut self.claiming) => {
+                    self.claiming = None;
+                    self.claimed(result).await;
+                }
+                result = moved(&mut self.moving) => self.claimed_elsewhere(result),
+                () = until(wake) => self.on_time(),
+            }
+        }
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let stopping = match &self.stopping {
+            Some(Stopping::Flushing(at) | Stopping::Draining(at)) => Some(*at),
+            _ => None,
+        };
+        [self.claim_at, stopping].into_iter().flatten().min()
+    }
+
+    fn is_done(&mut self) -> bool {
+        match &self.stopping {
+            Some(Stopping::Flushing(at)) if !self.net.has_work() || Instant::now() >= *at => {
+                self.stopping = Some(Stopping::Leaving);
+                let lines = self.net.chat_lines();
+                if lines > 0 {
+                    tracing::error!(lines, "stopping: {lines} lines that waited are not said");
+                }
+                self.net.quit("stopping", GOODBYE_MAX);
+                false
+            }
+            Some(Stopping::Draining(at)) => {
+                (self.publishing.is_none() && self.outbox.is_empty()) || Instant::now() >= *at
+            }
+            _ => false,
+        }
+    }
+
+    async fn on_event(&mut self, event: Event<IrcSettings>) {
+        match event {
+            Event::Message(message) => {
+                if let Err(error) = self.net.say(&message.document) {
+                    tracing::error!(eevee.message = message.id, source = message.source, "not said: {error}");
+                }
+            }
+            Event::Gap(gap) => {
+                let count = gap.count.map_or("an unknown number of".to_owned(), |count| count.to_string());
+                tracing::warn!(gap.first, gap.last, "{count} messages to be said were lost: {}", gap.reason);
+            }
+            Event::Reload(reload) => self.prepare(reload),
+            Event::Settings(settings) => self.change(settings).await,
+            Event::Stop => {
+                self.stopping.get_or_insert(Stopping::Flushing(Instant::now() + FLUSH_MAX));
+            }
+            Event::BusBack if self.lost > 0 => {
+                tracing::error!("{} events heard while the bus was away are lost", std::mem::take(&mut self.lost));
+            }
+            // The bus holds what is to be said; hearing goes on.
+            _ => {}
+        }
+    }
+
+    async fn on_happening(&mut self, happening: Happening) {
+        match happening {
+            Happening::Publish(document) => {
+                if self.outbox.len() == OUTBOX_MAX {
+                    if self.lost == 0 {
+                        tracing::error!("{OUTBOX_MAX} events wait for the bus: the oldest are dropped");
+                    }
+                    self.lost += 1;
+                    self.outbox.pop_front();
+                }
+                self.outbox.push_back(document);
+            }
+            Happening::Status(text) if self.stopping.is_none() => self.op.status(&text).await,
+            Happening::Status(_) => {}
+            Happening::Left => self.stopping = Some(Stopping::Draining(Instant::now() + DRAIN_MAX)),
+        }
+    }
+
+    fn on_time(&mut self) {
+        if self.claim_at.is_some_and(|at| Instant::now() >= at) {
+            self.claim_at = None;
+            let (op, name) = (self.op, claim(&self.network));
+            self.claiming = Some(Box::pin(async move { op.claim(&name).await }));
+        }
+    }
+
+    /// One publish at a time keeps the order.
+    fn publish_next(&mut self) {
+        if self.publishing.is_none()
+            && let Some(document) = self.outbox.pop_front()
+        {
+            let op = self.op;
+            self.publishing = Some(Box::pin(async move { op.publish(document).await }));
+        }
+    }
+
+    /// Without the network's name we do not connect: two bots would answer everything twice.
+    async fn claimed(&mut self, result: Result<(), Error>) {
+        let Err(error) = result else { return self.net.start() };
+        let text = match error.kind() {
+            ErrorKind::Refused(Code::AlreadyConnected) => {
+                format!("waiting for the network {}, another operator holds it: {error}", self.network)
+            }
+            _ => format!("waiting for the network {}: {error}", self.network),
+        };
+        tracing::error!("{text}");
+        self.op.status(&text).await;
+        self.claim_at = Some(Instant::now() + CLAIM_EVERY);
+    }
+
+    /// First phase of a reload: everything that can fail.
+    fn prepare(&mut self, reload: Reload<IrcSettings>) {
+        let plan = match Plan::new(reload.new.clone()) {
+            Ok(plan) => plan,
+            Err(error) => return reload.refuse(error),
+        };
+        if reload.new.network == self.network {
+            self.prepared = Some((reload.new.clone(), plan));
+            return reload.accept();
+        }
+        let (op, name) = (self.op, claim(&reload.new.network));
+        let claiming: Waiting<'_> = Some(Box::pin(async move { op.claim(&name).await }));
+        self.moving = Some(Moving { reload, plan, claiming });
+    }
+
+    fn claimed_elsewhere(&mut self, result: Result<(), Error>) {
+        let Some(Moving { reload, plan, .. }) = self.moving.take() else { return };
+        match result {
+            Ok(()) => {
+                self.prepared = Some((reload.new.clone(), plan));
+                reload.accept();
+            }
+            Err(error) => {
+                let text = format!("the network {} cannot be had: {error}", reload.new.network);
+                reload.refuse(text);
+            }
+        }
+    }
+
+    /// Second phase: the bus has committed.
+    async fn change(&mut self, settings: Arc<IrcSettings>) {
+        let plan = match self.prepared.take() {
+            Some((prepared, plan)) if Arc::ptr_eq(&prepared, &settings) => plan,
+            _ => match Plan::new(settings.clone()) {
+                Ok(plan) => plan,
+                Err(error) => return tracing::error!("the new settings are not used: {error}"),
+            },
+        };
+        if settings.network != self.network {
+            self.change_network(&settings.network).await;
+        }
+        let anew = self.net.change(plan);
+        tracing::info!(reconnect = anew, "new settings are in force");
+    }
+
+    async fn change_network(&mut self, network: &str) {
+        if let Err(error) = self.op.client().unclaim(&claim(&self.network)).await {
+            tracing::warn!("the network {} is not given back: {error}", self.network);
+        }
+        network.clone_into(&mut self.network);
+        if self.claim_at.take().is_some() || self.claiming.take().is_some() {
+            // We were waiting for the old name; the new one is ours since the first phase.
+            self.net.start();
+        }
+        let subscribed = match outgoing_filter(network) {
+            Ok(filter) => self.op.subscribe(filter).await,
+            Err(error) => Err(error.into()),
+        };
+        match subscribed {
+            Ok(number) => self.op.unsubscribe(std::mem::replace(&mut self.subscription, number)),
+            Err(error) => tracing::error!("nothing can be said on {network}: {error}"),
+        }
+    }
+}
+
+async fn finished(waiting: &mut Waiting<'_>) -> Result<(), Error> {
+    match waiting {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn moved(moving: &mut Option<Moving<'_>>) -> Result<(), Error> {
+    match moving {
+        Some(moving) => finished(&mut moving.claiming).await,
+        None => std::future::pending().await,
+    }
+}
