@@ -32,6 +32,7 @@ pub(crate) async fn reload_bus(hub: &Rc<Hub>) -> Result<(), Refusal> {
         Ok(limits) => {
             tracing::info!("read {} again", files::bus_path(&hub.places.config).display());
             hub.step(Event::Limits(limits));
+            files::warn_of_strange_names(&hub.places.config).await;
             Ok(())
         }
         Err(diagnosis) => {

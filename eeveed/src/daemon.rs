@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::config::Limits;
 use crate::core::{Core, Event};
 use crate::halted::Halted;
 use crate::hub::{Hub, Places};
@@ -16,7 +17,6 @@ use crate::identity::Key;
 use crate::ids::IdBlocks;
 use crate::lock::Lock;
 use crate::systemd::{self, Inherited};
-use crate::config::Limits;
 use crate::{Arguments, control, files, identity, listener};
 
 /// Where systemd's tmpfiles.d makes room for what survives restarts, not reboots.
@@ -38,9 +38,13 @@ struct Ground {
     _temporary: Option<tempfile::TempDir>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let inherited = Inherited::take();
+pub(crate) fn run(arguments: Arguments, inherited: Inherited) -> anyhow::Result<()> {
+    for problem in &inherited.problems {
+        tracing::warn!("{problem}");
+    }
     let ground = ground(&arguments)?;
+    // Quick, and first: two buses at a very first start must not make two keys.
+    let _lock = Lock::take(&ground.state)?;
 
     // Identity comes before everything slow: units wait for their token, and nothing after this holds it up.
     let key = Arc::new(Key::load_or_create(&ground.state)?);
@@ -48,7 +52,6 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         identity::spawn(socket, key.clone()).context("cannot answer the identity socket")?;
     }
 
-    let _lock = Lock::take(&ground.state)?;
     let socket = match (&arguments.listen, inherited.bus) {
         (Some(path), _) => bind(path)?,
         (None, Some(socket)) => socket,
@@ -65,7 +68,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async move {
+    let outcome = local.block_on(&runtime, async move {
         let (limits, config_error) = match files::load_bus(&ground.config).await {
             Ok(limits) => (limits, None),
             Err(diagnosis) => {
@@ -78,12 +81,16 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
             Core::new(now, u64::from_le_bytes(boot), limits, halted.into_iter().collect(), ids)
         });
         let socket = UnixListener::from_std(socket).context("cannot serve the bus socket")?;
+        files::warn_of_strange_names(&hub.places.config).await;
         serve(&hub, socket, config_error).await?;
         if let Err(error) = blocks.release(hub.with_core(|core| core.next_unused_id())) {
             tracing::warn!("a block of message ids is given up: {error}");
         }
         Ok(())
-    })
+    });
+    // A user database that hangs keeps its thread; nobody waits for it.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
 }
 
 async fn serve(hub: &Rc<Hub>, socket: UnixListener, mut config_error: Option<String>) -> anyhow::Result<()> {
@@ -165,8 +172,8 @@ fn bind(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
         }
         std::fs::remove_file(path).with_context(|| format!("cannot remove the old socket {}", path.display()))?;
     }
-    let socket = std::os::unix::net::UnixListener::bind(path)
-        .with_context(|| format!("cannot bind {}", path.display()))?;
+    let socket =
+        std::os::unix::net::UnixListener::bind(path).with_context(|| format!("cannot bind {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("cannot restrict {}", path.display()))?;
     Ok(socket)

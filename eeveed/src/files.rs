@@ -34,9 +34,6 @@ pub(crate) async fn load_modules(config: &Path) -> Vec<(OperatorId, Result<Loade
     let directory = modules_path(config);
     let listed = elsewhere(&directory.clone(), move || {
         let modules = config::list_modules(&directory)?;
-        for strange in &modules.strange {
-            tracing::debug!("{}", strange.summary());
-        }
         let read = |id: OperatorId| {
             let outcome = read(&directory, &id).map_err(|diagnosis| diagnosis.to_string());
             (id, outcome)
@@ -50,6 +47,15 @@ pub(crate) async fn load_modules(config: &Path) -> Vec<(OperatorId, Result<Loade
     })
 }
 
+/// Files in modules.d that nobody reads, because their names are no ids: at the start and at a reload of the bus.
+pub(crate) async fn warn_of_strange_names(config: &Path) {
+    let directory = modules_path(config);
+    match elsewhere(&directory.clone(), move || config::list_modules(&directory)).await {
+        Ok(modules) => modules.strange.iter().for_each(|strange| tracing::warn!("{}", strange.summary())),
+        Err(diagnosis) => tracing::warn!("{diagnosis}"),
+    }
+}
+
 fn read(directory: &Path, id: &OperatorId) -> Result<LoadedModule, Diagnosis> {
     let (file, text) = config::read_module(directory, id)?;
     let path = config::module_path(directory, id).to_string_lossy().into_owned();
@@ -60,7 +66,7 @@ async fn elsewhere<T: Send + 'static>(
     about: &Path,
     read: impl FnOnce() -> Result<T, Diagnosis> + Send + 'static,
 ) -> Result<T, Diagnosis> {
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
-        Err(Diagnosis::file(&about.to_string_lossy(), format!("could not be read: {error}")))
-    })
+    tokio::task::spawn_blocking(read)
+        .await
+        .unwrap_or_else(|error| Err(Diagnosis::file(&about.to_string_lossy(), format!("could not be read: {error}"))))
 }

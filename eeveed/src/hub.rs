@@ -39,6 +39,7 @@ pub(crate) struct Hub {
     halted: Halted,
     ids: Arc<IdBlocks>,
     knocks: Knocks,
+    lines: Lines,
 }
 
 /// Where things are, and whether this is a development bus.
@@ -80,6 +81,7 @@ impl Hub {
             halted,
             ids,
             knocks: Knocks::default(),
+            lines: Lines::default(),
         })
     }
 
@@ -188,7 +190,14 @@ impl Hub {
                     hub.step(Event::Ids(end));
                 });
             }
-            Action::Log { level, operator, message, text } => log(level, operator.as_ref(), message, &text),
+            Action::Log { level, operator, message, text } => {
+                let whose = operator.as_ref().map_or("", OperatorId::as_str);
+                if let Some(silent) = self.lines.allow(whose) {
+                    let more =
+                        if silent == 0 { String::new() } else { format!(" ({silent} lines before were left out)") };
+                    log(level, operator.as_ref(), message, &format!("{text}{more}"));
+                }
+            }
         }
     }
 
@@ -221,6 +230,38 @@ impl Hub {
                 () = self.tick_changed.notified() => {}
             }
         }
+    }
+}
+
+/// Lines of the core about one operator: what it does wrong in a loop must not fill the journal.
+#[derive(Debug, Default)]
+struct Lines(RefCell<HashMap<String, Counted>>);
+
+#[derive(Debug)]
+struct Counted {
+    since: Instant,
+    lines: u32,
+    silent: u64,
+}
+
+const LINES_MAX: u32 = 20;
+const LINES_TIME: Duration = Duration::from_secs(60);
+
+impl Lines {
+    /// How many lines were left out before this one; none when this one is left out too.
+    fn allow(&self, whose: &str) -> Option<u64> {
+        let mut all = self.0.borrow_mut();
+        let now = Instant::now();
+        let counted = all.entry(whose.to_owned()).or_insert_with(|| Counted { since: now, lines: 0, silent: 0 });
+        if now.duration_since(counted.since) >= LINES_TIME {
+            (counted.since, counted.lines) = (now, 0);
+        }
+        if counted.lines >= LINES_MAX {
+            counted.silent += 1;
+            return None;
+        }
+        counted.lines += 1;
+        Some(std::mem::take(&mut counted.silent))
     }
 }
 

@@ -63,8 +63,10 @@ fn main() -> ExitCode {
             }
         };
     }
+    // Before the log opens a descriptor: LISTEN_FDS may lie about which are sockets of ours.
+    let inherited = systemd::Inherited::take();
     libeevee::log::init(None);
-    match daemon::run(arguments) {
+    match daemon::run(arguments, inherited) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("eeveed stops: {error:#}");

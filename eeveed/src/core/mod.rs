@@ -126,7 +126,7 @@ pub(crate) struct Core {
     hops: Hops,
     ids: Range<u64>,
     ids_asked: bool,
-    /// Bytes of all messages that wait anywhere.
+    /// Bytes of all messages that wait anywhere, and of all filters.
     memory: usize,
     stopping: bool,
     published: u64,

@@ -26,6 +26,8 @@ pub(crate) struct Subscription {
     /// Whether it stands in its session's list of those that have something to deliver.
     pub(crate) listed: bool,
     pub(crate) volatile: bool,
+    /// What its filters take of the daemon's memory, here and in the index.
+    filter_memory: usize,
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
 }
@@ -129,6 +131,13 @@ impl Core {
             return Err(refusal(Code::Malformed, format!("overflow policy {} is unknown", asked.overflow)));
         }
         let filters = parse_filters(&asked.filters, self.limits.filter_clauses, self.limits.filter_bytes)?;
+        // Kept here and in the index.
+        let filter_memory = 2 * filters.iter().map(Filter::memory_bytes).sum::<usize>();
+        let (wanted, memory_max) = (self.memory + filter_memory, self.limits.memory_bytes);
+        if wanted > memory_max {
+            let text = format!("the filters take {filter_memory} bytes, and the bus may use {memory_max} in all");
+            return Err(beyond(Code::Memory, text, memory_max as u64, wanted as u64));
+        }
         let volatile = session.may_receive.is_volatile() || filters.iter().any(is_volatile);
         let bounds = self.bounds(key, &asked);
         let slot = self.subscriptions.insert(Subscription {
@@ -141,9 +150,11 @@ impl Core {
             asked,
             listed: false,
             volatile,
+            filter_memory,
             delivered: 0,
             dropped: 0,
         }) as Slot;
+        self.memory += filter_memory;
         self.file(slot);
         if let Some(session) = self.sessions.get_mut(&key) {
             session.subscriptions.push((number, slot));
@@ -185,6 +196,7 @@ impl Core {
     pub(super) fn end_subscription(&mut self, slot: Slot) {
         self.unfile(slot);
         let mut subscription = self.subscriptions.remove(slot as usize);
+        self.memory -= subscription.filter_memory;
         subscription.queue.clear(&mut |message| self.memory -= last_size(message));
     }
 

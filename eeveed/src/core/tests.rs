@@ -152,6 +152,8 @@ fn a_message_goes_to_whom_it_matches_once_a_subscription() {
     assert_eq!(bus.seen(3), ["1:4 from irc"]);
     assert_eq!(bus.publish(1, &[("type", "other")]), Content::Published(Published { id: 5, live: 0, durable: 0 }));
     assert_eq!(bus.core.unrouted, 1);
+    bus.step(Event::Leave { session: 2 });
+    bus.step(Event::Leave { session: 3 });
     assert_eq!(bus.core.memory, 0);
 }
 
@@ -168,6 +170,8 @@ fn a_slow_subscriber_is_told_exactly_what_it_lost_and_delays_nobody() {
         assert_eq!(bus.seen(3).len(), 1);
     }
     assert_eq!(bus.seen(2), ["1:gap 4-5 Some(2)", "1:6 from irc", "1:7 from irc", "1:8 from irc"]);
+    bus.step(Event::Leave { session: 2 });
+    bus.step(Event::Leave { session: 3 });
     assert_eq!(bus.core.memory, 0);
 }
 
