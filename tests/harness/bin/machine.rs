@@ -1,4 +1,6 @@
-//! A throw-away Debian on the command line: build its image, or get a shell in it.
+//! A throw-away Debian on the command line: build its image, get a shell in it, or watch eevee in it.
+
+mod demo;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +13,7 @@ eevee-machine: a throw-away Debian with systemd as PID 1 (run it as root)
 
     eevee-machine base [12|13]                 build the base image (both without a number)
     eevee-machine shell [12|13] [--deb FILE]   a shell in a new machine, eevee installed with --deb
+    eevee-machine demo --deb FILE [12|13]      a conversation on IRC, step by step, in a new machine
     eevee-machine run [12|13] [--deb FILE] -- COMMAND [ARGUMENT…]
                                                one command in a new machine
 
@@ -46,6 +49,10 @@ fn run() -> Result<ExitCode> {
             say("type `exit` to end; the machine is gone then");
             machine.shell()?;
         }
+        "demo" => {
+            let deb = options.deb.as_deref().context("demo needs --deb and the package")?;
+            return demo::run(options.suite.unwrap_or(Suite::Debian12), deb);
+        }
         "run" => {
             let argv: Vec<&str> = options.command.iter().map(String::as_str).collect();
             if argv.is_empty() {
@@ -77,6 +84,7 @@ impl Options {
             match argument.as_str() {
                 "--deb" => options.deb = Some(arguments.next().context("--deb needs a file")?.into()),
                 "--" => options.command = arguments.by_ref().collect(),
+                "--suite" => options.suite = Some(arguments.next().context("--suite needs 12 or 13")?.parse()?),
                 suite => options.suite = Some(suite.parse()?),
             }
         }
