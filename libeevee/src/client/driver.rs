@@ -75,7 +75,12 @@ impl Driver {
 
     async fn live(&mut self) -> Result<(), Error> {
         loop {
-            let Err(reason) = self.serve().await else { return Ok(()) };
+            let shared = Arc::clone(&self.shared);
+            let served = tokio::select! {
+                served = self.serve() => served,
+                reason = shared.given_up() => Err(reason),
+            };
+            let Err(reason) = served else { return Ok(()) };
             if self.shared.is_closing() {
                 return Err(reason.context("the connection was lost before everything was written"));
             }
@@ -231,6 +236,16 @@ fn write_error(error: io::Error) -> Error {
 }
 
 impl Shared {
+    /// Comes back when somebody gave the connection up.
+    async fn given_up(&self) -> Error {
+        loop {
+            self.give_up.notified().await;
+            if let Some(reason) = self.lock().given_up.take() {
+                return reason;
+            }
+        }
+    }
+
     fn is_closing(&self) -> bool {
         matches!(self.lock().phase, Phase::Closing)
     }

@@ -194,6 +194,18 @@ impl Client {
         self.shared.lock().notices.receiver()
     }
 
+    /// Gives the connection up and makes a new one, as if it had been lost: for when the bus does not answer a
+    /// [`ping`](Client::ping). A stopped process keeps its sockets open, so nothing else tells.
+    ///
+    /// Does nothing while there is no connection.
+    pub fn reconnect(&self, why: impl Into<String>) {
+        let mut state = self.shared.lock();
+        if matches!(state.phase, Phase::Up) {
+            state.given_up = Some(Error::new(ErrorKind::Disconnected, why));
+            self.shared.give_up.notify_one();
+        }
+    }
+
     /// Ends the client: everything accepted is written, the bus is told goodbye, and the connection closed. Whoever still
     /// waits for credit gets [`ErrorKind::Closed`]. Answers to what is in flight are awaited for up to 2 s.
     ///

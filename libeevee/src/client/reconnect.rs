@@ -60,6 +60,7 @@ impl Shared {
         for (_, (_, waiter)) in state.pings.drain() {
             let _ = waiter.send(Err(error.clone()));
         }
+        state.given_up = None;
         state.reloads.clear();
         state.credit = Credit::default();
         state.notices.tell(Notice::Disconnected(reason.clone()));

@@ -37,6 +37,8 @@ pub(super) struct Shared {
     /// Publishers wait for credit in turn: whoever holds this is next. Without it a large document would starve behind
     /// small ones.
     pub(super) turn: AsyncMutex<()>,
+    /// Somebody gave the connection up: see [`State::given_up`].
+    pub(super) give_up: Notify,
     /// How the driver ended, once it did.
     pub(super) done: watch::Sender<Option<Result<(), Error>>>,
     handles: AtomicU32,
@@ -90,6 +92,8 @@ pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) welcome: Arc<Welcome>,
     pub(super) halted: bool,
+    /// Why the connection that is up is to be made anew, where somebody found it dead.
+    pub(super) given_up: Option<Error>,
     /// Whole frames that the driver has not taken yet.
     pub(super) outbox: Vec<u8>,
     /// Documents that were accepted and that no byte was written of when the connection was lost; they go out with the
@@ -134,6 +138,7 @@ impl Shared {
             state: Mutex::new(State {
                 phase: Phase::Up,
                 halted: welcome.halted,
+                given_up: None,
                 welcome,
                 outbox: Vec::new(),
                 retained: Vec::new(),
@@ -154,6 +159,7 @@ impl Shared {
             }),
             wake: Notify::new(),
             credit: Notify::new(),
+            give_up: Notify::new(),
             turn: AsyncMutex::new(()),
             done: watch::Sender::new(None),
             handles: AtomicU32::new(0),
