@@ -1,4 +1,16 @@
 //! Client library and operator runtime of the eevee bus.
+//!
+//! This is a whole operator, which answers `!hello` on every chat network that is on the bus:
+//!
+//! ```no_run
+//! fn main() -> libeevee::Exit { libeevee::operator::run(|op| op.command("hello", async |m| m.reply("hello").await)) }
+//! ```
+//!
+//! - [`operator`] is the life of an operator: settings, readiness, watchdog, halt and resume, reload, stop.
+//! - [`Client`] is the connection below it, which tools use by themselves.
+//! - [`Message`], [`Document`], [`Headers`] and [`Filter`] are what the bus carries, and who gets it.
+//! - [`chat`] has the headers of chat messages, for connectors to networks.
+//! - [`wire`] is the protocol itself, for the bus.
 #![warn(missing_docs)]
 
 pub mod chat;
@@ -14,6 +26,7 @@ pub mod log;
 pub mod json;
 mod message;
 pub mod module;
+pub mod operator;
 mod program;
 pub mod settings;
 mod token;
