@@ -114,7 +114,7 @@ impl Cmd<'_> {
     /// Runs it to its end. An exit status other than 0 is no error here.
     pub fn run(self) -> Result<Output> {
         let command = self.argv.join(" ");
-        let inside = Some(self.machine.leader());
+        let inside = Some(self.machine.inside());
         let done = process::run(self.host_command(), inside, &self.input, self.deadline)
             .with_context(|| format!("`{command}` in {}", self.machine.name()))?;
         Ok(Output {
@@ -142,7 +142,7 @@ impl Cmd<'_> {
         let command = self.argv.join(" ");
         let mut host = self.host_command();
         host.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (process, pipes) = Process::start(host, Some(self.machine.leader()))?;
+        let (process, pipes) = Process::start(host, Some(self.machine.inside()))?;
         let (stdout, stderr) = (Lines::default(), Lines::default());
         if let Some(pipe) = pipes.stderr {
             stderr.feed(pipe, |_| ());
@@ -159,8 +159,8 @@ impl Cmd<'_> {
 
     /// Runs it on the caller's own standard streams, without a deadline; gives the exit status.
     pub fn attached(self) -> Result<u8> {
-        let (process, _) = Process::start(self.host_command(), Some(self.machine.leader()))?;
-        let status = process.wait(Duration::MAX).unwrap_or(1);
+        let (process, _) = Process::start(self.host_command(), Some(self.machine.inside()))?;
+        let status = process.wait(Duration::from_secs(u64::from(u32::MAX))).unwrap_or(1);
         Ok(u8::try_from(status).unwrap_or(1))
     }
 
@@ -354,7 +354,7 @@ impl Machine {
     pub fn diagnosis(&self) -> String {
         let script = "systemctl --failed --no-legend; \
             systemctl status --full --lines=0 'eevee*' 2>&1; \
-            journalctl --sync; journalctl -b --no-pager -o short-precise -n 400";
+            journalctl --sync; journalctl -b --no-pager -o short-precise | grep -v 'inspircd.*odule' | tail -n 400";
         let inside = match self.sh(script) {
             Ok(out) => out.text(),
             Err(error) => format!("{error:#}"),

@@ -1,7 +1,8 @@
 #!/bin/sh
 # PID 1 of a machine's outer PID namespace: builds the overlay, runs nspawn,
-# starts it again when the machine reboots, and powers it off when the owner's
-# end of the pipe (standard input) closes, however the owner died.
+# starts it again when the machine reboots, powers it off when the owner writes
+# "off" to the pipe (standard input), and ends it at once when the pipe closes
+# without that word: then the owner died.
 set -eu
 
 top="$EM_RUN/top"
@@ -25,10 +26,15 @@ stopping=
 stop() {
     stopping=1
     if [ -n "$nspawn" ]; then kill -TERM "$nspawn" 2>/dev/null || :; fi
-    (sleep 15; kill -KILL "$nspawn" 2>/dev/null) 3<&- 8<&- 9>&- &
+    (sleep 15; kill -USR2 1) 8<&- 9>&- &
 }
 trap stop USR1
-(cat <&3 >/dev/null; kill -USR1 1) 8<&- 9>&- &
+trap 'exit 1' USR2
+(
+    word=
+    read -r word <&3 || :
+    if [ "$word" = off ]; then kill -USR1 1; else kill -USR2 1; fi
+) 8<&- 9>&- &
 exec 3<&-
 
 while [ -z "$stopping" ]; do

@@ -5,10 +5,10 @@
 //! machine's own PID 1, here called the leader.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use crate::base;
 use crate::host;
 use crate::leftovers;
-use crate::process::{self, Process};
+use crate::process::{self, Inside, Process};
 use crate::suite::Suite;
 
 const BOOT: Duration = Duration::from_secs(90);
@@ -25,12 +25,13 @@ const BOOT: Duration = Duration::from_secs(90);
 /// inside.sh itself hangs.
 const POWER_OFF: Duration = Duration::from_secs(20);
 
-/// A booted Debian with systemd as PID 1. Dropping it powers it off.
+/// A booted Debian with systemd as PID 1. Dropping it ends it at once, as a power cut would;
+/// see [`Machine::power_off`] for an orderly end.
 pub struct Machine {
     suite: Suite,
     name: String,
     run: PathBuf,
-    leader: AtomicI32,
+    inside: Inside,
     keeper: Mutex<Option<Keeper>>,
     boot_time: Duration,
 }
@@ -71,7 +72,7 @@ impl Machine {
             suite,
             name: name.to_owned(),
             run,
-            leader: AtomicI32::new(0),
+            inside: Inside::default(),
             keeper: Mutex::new(Some(keeper?)),
             boot_time: Duration::ZERO,
         };
@@ -95,7 +96,11 @@ impl Machine {
 
     /// The machine's PID 1, as a pid of the host.
     pub fn leader(&self) -> i32 {
-        self.leader.load(Ordering::Relaxed)
+        self.inside.leader()
+    }
+
+    pub(crate) fn inside(&self) -> &Inside {
+        &self.inside
     }
 
     /// The pid of the host process that everything of this machine is below.
@@ -116,26 +121,40 @@ impl Machine {
     }
 
     /// Restarts the machine with its disk as it is: `/run` is empty again, and what is
-    /// enabled comes back. Background processes and connections are gone.
+    /// enabled comes back. Background processes are killed, connections are gone.
     pub fn reboot(&self) -> Result<()> {
         let old = self.leader();
         self.run_ok(&["systemctl", "--no-block", "reboot"])?;
+        self.inside.kill_all();
         self.wait_booted(old)
     }
 
-    /// Shuts down in order and waits for the end.
+    /// Shuts down in order and waits for the end. A guest that does not manage it within
+    /// 15 s is ended, and that is an error.
     pub fn power_off(&self) -> Result<()> {
+        self.end(true)
+    }
+
+    fn end(&self, orderly: bool) -> Result<()> {
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Keeper { process, pipe }) = keeper else { return Ok(()) };
+        let Some(Keeper { process, mut pipe }) = keeper else { return Ok(()) };
+        self.inside.kill_all();
+        if orderly {
+            // Without this word, the end of the pipe pulls the plug. A machine that has
+            // ended by itself cannot read it.
+            let _ = pipe.write_all(b"off\n");
+        }
         drop(pipe);
-        let ended = process.wait(POWER_OFF).is_some();
+        let status = process.wait(POWER_OFF);
         process.kill();
         let console = console(&self.run);
         leftovers::remove(&self.run);
-        if !ended {
-            bail!("{} did not power off within {POWER_OFF:?} and was killed; console:\n{console}", self.name);
+        match status {
+            Some(0) => Ok(()),
+            Some(_) if !orderly => Ok(()),
+            Some(_) => bail!("{} did not shut down by itself; console:\n{console}", self.name),
+            None => bail!("{} did not end within {POWER_OFF:?} and was killed; console:\n{console}", self.name),
         }
-        Ok(())
     }
 
     /// Waits until a leader other than `old` says that the system is up.
@@ -147,7 +166,7 @@ impl Machine {
             if let Some(leader) = process::leader(keeper)
                 && leader != old
             {
-                self.leader.store(leader, Ordering::Relaxed);
+                self.inside.set_leader(leader);
                 // PID 1 may not listen yet; then this fails at once and is asked again.
                 let wait = ["systemctl", "is-system-running", "--wait"];
                 last = match self.cmd(&wait).deadline(end.saturating_duration_since(Instant::now())).run() {
@@ -173,7 +192,9 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if let Err(error) = self.power_off() {
+        // At once: nobody looks at it any more, and what a failed test left wedged in it
+        // must not cost its stop timeout.
+        if let Err(error) = self.end(false) {
             crate::progress::say(&format!("{error:#}"));
         }
     }

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,38 @@ pub(crate) struct Process {
     ended: Arc<(Mutex<Option<i32>>, Condvar)>,
 }
 
+/// The namespaces of a machine, and what was started there and may still run.
+#[derive(Default)]
+pub(crate) struct Inside {
+    leader: AtomicI32,
+    running: Mutex<Vec<Process>>,
+}
+
+impl Inside {
+    pub(crate) fn leader(&self) -> i32 {
+        self.leader.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_leader(&self, pid: i32) {
+        self.leader.store(pid, Ordering::Relaxed);
+    }
+
+    fn remember(&self, process: &Process) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|p| p.status().is_none());
+        running.push(process.clone());
+    }
+
+    /// Kills everything that the owner started inside. systemd 252 waits 10 s at shutdown
+    /// for a process whose end it cannot see, because it is another's child.
+    pub(crate) fn kill_all(&self) {
+        let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        for process in running {
+            process.kill();
+        }
+    }
+}
+
 /// The ends of the pipes to a process, where its command asked for pipes.
 pub(crate) struct Pipes {
     pub(crate) stdin: Option<ChildStdin>,
@@ -33,13 +66,14 @@ pub(crate) struct Pipes {
 }
 
 impl Process {
-    /// Starts a process; with `inside`, in all namespaces of that pid.
-    pub(crate) fn start(mut command: Command, inside: Option<i32>) -> Result<(Process, Pipes)> {
+    /// Starts a process, on the host or in all namespaces of a machine.
+    pub(crate) fn start(mut command: Command, inside: Option<&Inside>) -> Result<(Process, Pipes)> {
         let ended = Arc::new((Mutex::new(None), Condvar::new()));
         let publish = Arc::clone(&ended);
         let (sender, receiver) = mpsc::channel();
+        let leader = inside.map(Inside::leader);
         std::thread::spawn(move || {
-            let child = inside
+            let child = leader
                 .map_or(Ok(()), enter)
                 .and_then(|()| command.spawn().with_context(|| format!("cannot start {command:?}")));
             let mut child = match child {
@@ -53,7 +87,11 @@ impl Process {
             publish.1.notify_all();
         });
         let (pid, pipes) = receiver.recv().context("the starting thread ended")??;
-        Ok((Process { pid, ended }, pipes))
+        let process = Process { pid, ended };
+        if let Some(inside) = inside {
+            inside.remember(&process);
+        }
+        Ok((process, pipes))
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -123,7 +161,7 @@ pub(crate) struct Finished {
 
 /// Runs to the end or to the deadline, whichever is first; at the deadline it is killed
 /// and the error shows what it printed.
-pub(crate) fn run(mut command: Command, inside: Option<i32>, input: &[u8], deadline: Duration) -> Result<Finished> {
+pub(crate) fn run(mut command: Command, inside: Option<&Inside>, input: &[u8], deadline: Duration) -> Result<Finished> {
     let start = Instant::now();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let (process, pipes) = Process::start(command, inside)?;

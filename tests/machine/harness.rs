@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use eevee_tests::irc::{IrcClient, IrcServer, ServerKind};
 use eevee_tests::runner::Scenario;
 use eevee_tests::{Machine, scenarios, wait_for};
@@ -20,6 +20,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         harness_reboot_keeps_disk_and_units,
         harness_ngircd_conversation,
         harness_inspircd_conversation,
+        harness_machines_side_by_side,
         harness_dies_with_its_owner,
     ];
     all.into_iter().map(Scenario::without_eevee).collect()
@@ -109,7 +110,12 @@ fn harness_reboot_keeps_disk_and_units(m: &Machine) -> Result<()> {
     let boot_id = m.read("/proc/sys/kernel/random/boot_id")?;
     let id = m.read("/etc/machine-id")?;
     let started = m.run_ok(&["systemctl", "show", "-p", "UserspaceTimestampMonotonic"])?.stdout;
+    // A process of ours must not hold up the shutdown: 252 would wait 10 s for it.
+    let sleeper = m.spawn(&["sh", "-c", "trap '' TERM; sleep 4714"])?;
+    let start = Instant::now();
     m.reboot()?;
+    ensure!(start.elapsed() < Duration::from_secs(9), "the reboot took {:?}", start.elapsed());
+    ensure!(sleeper.status() == Some(137), "the background process ended with {:?}", sleeper.status());
     let again = m.run_ok(&["systemctl", "show", "-p", "UserspaceTimestampMonotonic"])?.stdout;
     ensure!(started != again, "it did not restart: {started}");
     ensure!(m.read("/etc/machine-id")? == id);
@@ -193,6 +199,39 @@ fn harness_dies_with_its_owner(m: &Machine) -> Result<()> {
     ensure!(Path::new(&sign).exists());
     drop(Machine::boot(m.suite(), "collector")?);
     ensure!(!Path::new(&sign).exists(), "{sign} is left");
+    Ok(())
+}
+
+/// Three at once: their cgroups, networks and locks are apart, and each powers off cleanly.
+fn harness_machines_side_by_side(m: &Machine) -> Result<()> {
+    let boot = || Machine::boot(m.suite(), "twin");
+    let (one, two) = std::thread::scope(|scope| {
+        let (one, two) = (scope.spawn(boot), scope.spawn(boot));
+        (one.join().map_err(|_| anyhow!("panic")), two.join().map_err(|_| anyhow!("panic")))
+    });
+    let (one, two) = (one??, two??);
+    one.write("/run/mark", "one", 0o644)?;
+    ensure!(!two.run(&["test", "-e", "/run/mark"])?.ok());
+    let ids = [&one, &two, m].map(|m| m.read("/etc/machine-id"));
+    let ids: Vec<String> = ids.into_iter().collect::<Result<_>>()?;
+    ensure!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2], "{ids:?}");
+    let server = IrcServer::start(&one, ServerKind::Ngircd)?;
+    ensure!(two.run(&["nc", "-z", "127.0.0.1", "6667"])?.status == 1, "two hears the server of one");
+    drop(server);
+
+    two.power_off()?;
+    ensure!(two.run(&["true"]).is_err(), "a machine that is off ran a command");
+    // The end of one cgroup tree must not take the others along.
+    one.run_ok(&["systemctl", "is-system-running"])?;
+    m.run_ok(&["systemctl", "is-active", "dbus"])?;
+    // A guest that refuses to stop is ended all the same.
+    one.sh_ok(
+        "mkdir -p /run/systemd/system; printf '[Service]\\nExecStart=sleep 99\\nExecStop=sleep 99\\n' \
+        >/run/systemd/system/slow.service; systemctl daemon-reload; systemctl start slow",
+    )?;
+    let start = Instant::now();
+    let error = one.power_off().err().context("a guest that does not stop must be told")?;
+    ensure!(start.elapsed() < Duration::from_secs(25), "it took {:?}: {error:#}", start.elapsed());
     Ok(())
 }
 
