@@ -13,6 +13,10 @@
 //! - [`wire`] is the protocol itself, for the bus.
 #![warn(missing_docs)]
 
+// Unit tests and integration tests share the support in tests/support.
+#[cfg(test)]
+extern crate self as libeevee;
+
 pub mod chat;
 pub mod client;
 pub mod diagnostic;

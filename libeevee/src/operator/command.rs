@@ -44,7 +44,7 @@ pub struct Commands<S: Settings> {
 }
 
 impl<S: Settings> Commands<S> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { commands: Vec::new(), others: Vec::new(), concurrency: CONCURRENCY, about: About::default() }
     }
 
@@ -122,19 +122,15 @@ pub fn run(setup: impl FnOnce(Commands<NoSettings>) -> Commands<NoSettings>) -> 
 
 /// As [`run`], with settings: a handler gets those in force when its message came, by [`Command::settings`].
 pub fn run_with<S: Settings>(setup: impl FnOnce(Commands<S>) -> Commands<S>) -> Exit {
-    let commands = setup(Commands::new());
-    let Commands { commands, others, concurrency, about } = commands;
-    run_about(&about, async move |op: Operator<S>| serve(&op, &commands, others, concurrency).await)
+    let mut commands = setup(Commands::new());
+    let about = std::mem::take(&mut commands.about);
+    run_about(&about, async move |op: Operator<S>| serve_commands(&op, commands).await)
 }
 
-async fn serve<S: Settings>(
-    op: &Operator<S>,
-    commands: &[(String, Handler<S>)],
-    others: Vec<(FilterTexts, Handler<S>)>,
-    concurrency: usize,
-) -> Result<(), Failure> {
+pub(super) async fn serve_commands<S: Settings>(op: &Operator<S>, commands: Commands<S>) -> Result<(), Failure> {
+    let Commands { commands, others, concurrency, about: _ } = commands;
     let handlers: Vec<&Handler<S>> = others.iter().map(|(_, handler)| handler).collect();
-    for filters in command_filters(commands)?.chunks(SUBSCRIPTION_FILTERS_MAX) {
+    for filters in command_filters(&commands)?.chunks(SUBSCRIPTION_FILTERS_MAX) {
         subscribe(op, filters, COMMANDS).max_age(COMMAND_AGE_MAX).await?;
     }
     for (at, (filters, _)) in others.iter().enumerate() {

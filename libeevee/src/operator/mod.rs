@@ -236,3 +236,6 @@ fn log_lines(level: tracing::Level, text: &str) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
