@@ -46,7 +46,7 @@ fn explain(error: &Error, socket: &Path, system: bool) -> String {
         }
         (Some(io::ErrorKind::ConnectionRefused), false) => format!("nobody listens at {socket} any more"),
         (Some(io::ErrorKind::PermissionDenied), _) => format!(
-            "you may not open {socket}: become a member of group eevee (adduser NAME eevee, then log in again), or use root"
+            "you may not open {socket}: become a member of group eevee (as root: usermod -aG eevee NAME, then log in again), or use root"
         ),
         _ => match error.kind() {
             ErrorKind::Auth => format!("the bus at {socket} does not let you in: {error}"),
@@ -59,15 +59,7 @@ fn explain(error: &Error, socket: &Path, system: bool) -> String {
 pub(crate) fn text_of(error: &Error) -> String {
     let text = error.to_string();
     let marker = error.code().map(|code| format!("the bus refused it ({code}): "));
-    let text = marker.and_then(|marker| Some(text.split_once(&marker)?.1.to_owned())).unwrap_or(text);
-    match error.kind() {
-        ErrorKind::Refused(Code::Denied) => {
-            format!(
-                "{text}\nthis needs root or a member of group eevee-admin, or for publishing and watching, of group eevee"
-            )
-        }
-        _ => text,
-    }
+    marker.and_then(|marker| Some(text.split_once(&marker)?.1.to_owned())).unwrap_or(text)
 }
 
 /// What the bus says of one operator.

@@ -84,9 +84,10 @@ pub(crate) fn bytes(count: u64) -> String {
     if unit == "B" || value >= 10.0 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
 }
 
-/// How long ago that was.
+/// How long ago that was, in whole seconds.
 pub(crate) fn ago(time: jiff::Timestamp) -> Duration {
-    Duration::try_from(jiff::Timestamp::now().duration_since(time)).unwrap_or_default()
+    let exact = Duration::try_from(jiff::Timestamp::now().duration_since(time)).unwrap_or_default();
+    Duration::from_secs(exact.as_secs())
 }
 
 /// One line on a terminal that says what is being waited for; nothing elsewhere, and nothing for quick work.

@@ -34,16 +34,22 @@ impl Ran {
         self.code == Some(0)
     }
 
+    /// It was not allowed, so that nothing happened.
+    pub(crate) fn is_denied(&self) -> bool {
+        let words = ["Interactive authentication required", "Access denied", "Permission denied", "Not authorized"];
+        !self.ok() && words.iter().any(|word| self.err.contains(word))
+    }
+
     /// What it complained about, with what a person can do when it was not allowed.
     pub(crate) fn complaint(&self) -> String {
         let text = self.err.trim();
         let text = if text.is_empty() { self.out.trim() } else { text };
-        let denied = ["Interactive authentication required", "Access denied", "Permission denied"];
         match (text.is_empty(), self.code) {
             (true, Some(code)) => format!("systemctl exited {code} without a word"),
             (true, None) => "systemctl was killed".to_owned(),
-            _ if denied.iter().any(|word| text.contains(word)) => {
-                format!("{text}\nrun this as root, or as a member of group eevee-admin (enable and disable: as root)")
+            _ if self.is_denied() => {
+                let first = text.lines().next().unwrap_or_default();
+                format!("{first}\nrun this as root, or as a member of group eevee-admin (enable and disable: as root)")
             }
             _ => text.to_owned(),
         }

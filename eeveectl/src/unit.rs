@@ -61,7 +61,7 @@ pub(crate) fn kill(signal: Signal, id: &OperatorId, terminal: bool) -> Vec<Strin
 }
 
 const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,SubState,Result,ExecMainCode,ExecMainStatus,StatusText,\
-NRestarts,MemoryCurrent,MainPID,StateChangeTimestamp,UnitFileState,AssertResult,ReloadResult,ExecReload";
+NRestarts,MemoryCurrent,MainPID,StateChangeTimestamp,UnitFileState,AssertResult,AssertTimestamp,ReloadResult,ExecReload";
 
 /// The arguments of systemctl that show these operators; without ids, all that are loaded.
 pub(crate) fn show(ids: &[OperatorId], loaded: bool) -> Vec<String> {
@@ -126,6 +126,7 @@ pub(crate) fn parse_show(text: &str) -> BTreeMap<OperatorId, UnitView> {
 fn parse_block(block: &str) -> Option<(OperatorId, UnitView)> {
     let mut view = UnitView::default();
     let mut id = None;
+    let (mut assert_no, mut asserted) = (false, false);
     for (key, value) in block.lines().filter_map(|line| line.split_once('=')) {
         match key {
             "Id" => id = value.strip_prefix("eevee-op@")?.strip_suffix(".service")?.parse().ok(),
@@ -142,12 +143,15 @@ fn parse_block(block: &str) -> Option<(OperatorId, UnitView)> {
             "MemoryCurrent" => view.memory_bytes = value.parse().ok().filter(|bytes| *bytes != u64::MAX),
             "StateChangeTimestamp" => view.since = parse_time(value),
             "UnitFileState" => view.file_state = value.to_owned(),
-            "AssertResult" => view.assert_failed = value == "no",
+            // "no" also stands there as long as nothing was ever asserted.
+            "AssertResult" => assert_no = value == "no",
+            "AssertTimestamp" => asserted = parse_time(value).is_some(),
             "ReloadResult" => view.reload_result = value.to_owned(),
             "ExecReload" => view.reload_status = exit_status(value),
             _ => {}
         }
     }
+    view.assert_failed = assert_no && asserted;
     Some((id?, view))
 }
 
@@ -215,11 +219,13 @@ UnitFileState=enabled\nAssertResult=yes\nReloadResult=exit-code\n\
 ExecReload={ path=/usr/lib/eevee/eevee-op ; argv[]=/usr/lib/eevee/eevee-op --reload -- irc ; ignore_errors=no ; \
 start_time=[@1763829900] ; stop_time=[@1763829901] ; pid=44 ; code=exited ; status=78 }\n\n\
 Id=eevee-op@dice.service\nActiveState=active\nSubState=running\nResult=success\nMainPID=812\nMemoryCurrent=1052672\n\
-StatusText=ready = yes\nStateChangeTimestamp=Sat 2025-11-22 16:45:00 UTC\nAssertResult=no\n\
+StatusText=ready = yes\nStateChangeTimestamp=Sat 2025-11-22 16:45:00 UTC\nAssertResult=no\nAssertTimestamp=@1763829900\n\
 ExecReload={ path=/x ; start_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }\n\n\
+Id=eevee-op@never.service\nActiveState=inactive\nAssertResult=no\nAssertTimestamp=\n\n\
 Id=ssh.service\nActiveState=active\n";
         let views = parse_show(text);
-        assert_eq!(views.len(), 2);
+        assert_eq!(views.len(), 3);
+        assert!(!views[&ids(&["never"])[0]].assert_failed);
         let irc = &views[&ids(&["irc"])[0]];
         assert_eq!(
             (irc.main_code, irc.main_status, irc.restarts, irc.memory_bytes, irc.main_pid),

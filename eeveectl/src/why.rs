@@ -77,6 +77,8 @@ pub(crate) fn next(id: &OperatorId, view: &UnitView, has_file: bool) -> String {
         format!("eeveectl edit {id}, or copy one of /usr/share/eevee/examples, then eeveectl start {id}")
     } else if view.main_code == 1 && view.main_status == 78 {
         format!("eeveectl edit {id}, then eeveectl start {id}")
+    } else if view.is_active() {
+        format!("journalctl -u {unit} -n 50")
     } else {
         format!("journalctl -u {unit} -n 50, then eeveectl start {id}")
     }
@@ -110,6 +112,9 @@ fn compose(
         Ok(view) => {
             text.push_str(&format!("\n  unit: {} ({}), result {}", view.active, view.sub, view.result));
             text.push_str(&format!(", last exit status {}, {} restarts", view.main_status, view.restarts));
+            if view.sub.starts_with("auto-restart") {
+                text.push_str("; systemd is about to try again");
+            }
             if !view.status_text.is_empty() {
                 text.push_str(&format!("\n  status: {}", libeevee::escape_for_terminal(&view.status_text)));
             }
@@ -131,14 +136,13 @@ fn compose(
     if let Some(complaint) = complaint.filter(|complaint| !complaint.is_empty()) {
         text.push_str(&format!("\n  systemctl: {}", complaint.replace('\n', "\n    ")));
     }
-    let refused = file.exit != Exit::DONE;
-    if refused {
+    if file.exit != Exit::DONE {
         text.push_str(&format!("\n{}", file.text.trim_end()));
     }
     let unset = UnitView::default();
     text.push_str(&format!("\n  next: {}", next(id, unit.unwrap_or(&unset), file.exists)));
-    let configuration =
-        refused || unit.is_some_and(|view| view.main_code == 1 && view.main_status == 78 && !view.is_active());
+    let configuration = file.exit == Exit::CONFIGURATION
+        || unit.is_some_and(|view| view.main_code == 1 && view.main_status == 78 && !view.is_active());
     Report { exit: if configuration { Exit::CONFIGURATION } else { Exit::FAILED }, text, warning: None }
 }
 

@@ -42,6 +42,7 @@ async fn one(context: &Context, id: &OperatorId, job: Job, timeout: Duration, pr
     } else {
         progress.set(id, "is stopping");
     }
+    let was_down = job == Job::Stop && systemctl::show_one(id).await.is_ok_and(|view| view.is_down());
     let line = unit::job(job, unit, context.is_terminal());
     let ran = tokio::select! {
         ran = systemctl::run(&line, Some(deadline)) => ran,
@@ -53,8 +54,12 @@ async fn one(context: &Context, id: &OperatorId, job: Job, timeout: Duration, pr
             let what = format!("not done after {}; systemd goes on with the {}", output::span(timeout), job.word());
             why::explain(context, id, &what, None).await
         }
+        (Ok(ran), _) if ran.is_denied() => Report::failed(format!("{} failed: {}", job.word(), ran.complaint())),
+        (Ok(ran), Job::Stop) if ran.ok() && was_down => Report::done("was not running"),
         (Ok(ran), Job::Stop) => stopped(context, id, ran.ok(), &ran.complaint()).await,
-        (Ok(ran), _) if !ran.ok() => why::explain(context, id, "did not start", Some(&ran.complaint())).await,
+        (Ok(ran), _) if !ran.ok() => {
+            why::explain(context, id, &format!("did not {}", job.word()), Some(&ran.complaint())).await
+        }
         (Ok(_), _) => started(context, id, job, deadline, progress).await,
     }
 }

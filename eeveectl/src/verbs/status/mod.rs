@@ -149,53 +149,45 @@ impl Row {
 
     /// Why it does not work, and what to type; nothing where it works, or was stopped by a person.
     pub(super) fn problem(&self) -> Option<String> {
-        let mut text = match (&self.unit, &self.bus) {
-            (Some(unit), _) if self.down() => self.why_down(unit)?,
+        let mut lines = Vec::new();
+        let mut next = None;
+        match (&self.unit, &self.bus) {
+            (Some(unit), _) if self.down() => {
+                if let Some(what) = self.why_down(unit) {
+                    lines.push(what);
+                    next = Some(why::next(&self.id, unit, self.has_file));
+                }
+            }
             (Some(unit), Some(bus)) if unit.is_active() && !bus.connected => {
-                format!(
-                    "is up but not connected to the bus; it tries again by itself: journalctl -u eevee-op@{} -n 50",
-                    self.id
-                )
+                lines.push("is up but not connected to the bus; it tries again by itself".to_owned());
+                next = Some(format!("journalctl -u eevee-op@{} -n 50", self.id));
             }
-            (None, Some(bus)) if !bus.connected => bus.last_failure.as_ref().map(why::failure_text)?,
-            _ => String::new(),
-        };
-        if let Some(error) = self.bus.as_ref().and_then(|bus| bus.file_error.as_deref()) {
-            if !text.is_empty() {
-                text.push('\n');
-            }
-            let goes_on = if self.down() { "" } else { "; it goes on with what it read before" };
-            text.push_str(&format!("its module file is wrong{goes_on}\n{}", error.trim_end()));
+            (None, Some(bus)) if !bus.connected => lines.extend(bus.last_failure.as_ref().map(why::failure_text)),
+            _ => {}
         }
-        (!text.is_empty()).then_some(text)
+        if let Some(error) = self.bus.as_ref().and_then(|bus| bus.file_error.as_deref()) {
+            let goes_on = if self.down() { "" } else { ", and goes on with what it read before" };
+            lines.push(format!("has a module file with a mistake{goes_on}\n{}", error.trim_end()));
+        }
+        lines.extend(next.map(|next| format!("  next: {next}")));
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
     fn why_down(&self, unit: &UnitView) -> Option<String> {
         let since = unit.since.map(|since| format!(" for {}", output::span(output::ago(since)))).unwrap_or_default();
-        let ending = why::ending(unit);
-        let remembered = self.bus.as_ref().and_then(|bus| bus.last_failure.as_ref());
-        let cause = match (ending, remembered) {
-            (Some(ending), Some(failure)) if failure.text.is_empty() => ending,
-            (Some(ending), Some(failure)) => format!("{ending}; the bus remembers: {}", why::failure_text(failure)),
-            (Some(ending), None) => ending,
-            // Between two starts systemd has forgotten why; the bus has not.
-            (None, Some(failure)) => why::failure_text(failure),
-            (None, None) => String::new(),
-        };
-        let what = match (unit.active.as_str(), unit.sub.as_str()) {
+        let remembered = self.bus.as_ref().and_then(|bus| bus.last_failure.as_ref()).map(why::failure_text);
+        // Between two starts systemd has forgotten why; the bus has not.
+        let cause = why::ending(unit).or(remembered).unwrap_or_else(|| "cause unknown".to_owned());
+        Some(match (unit.active.as_str(), unit.sub.as_str()) {
             ("activating", "auto-restart" | "auto-restart-queued") => {
-                format!(
-                    "ended and is about to be started again by systemd: {}",
-                    if cause.is_empty() { "cause unknown" } else { &cause }
-                )
+                format!("ended and is about to be started again by systemd: {cause}")
             }
             ("activating" | "reloading" | "deactivating", _) => return None,
             ("failed", _) => format!("is down{since}: {cause}"),
-            _ if unit.assert_failed || !self.has_file => format!("is down{since}: it has no module file"),
+            _ if !self.has_file => format!("is down{since}: it has no module file"),
             // Stopped by a person, or never started: that is no problem.
             _ => return None,
-        };
-        Some(format!("{what}\n  next: {}", why::next(&self.id, unit, self.has_file)))
+        })
     }
 }
 

@@ -115,7 +115,8 @@ fn details(row: &Row) -> String {
         if let Some(reload) = bus.last_reload.as_ref().filter(|reload| !reload.accepted) {
             let text = reload.text.as_deref().unwrap_or_default();
             say("last reload", "refused".to_owned());
-            diagnosis.push(text.trim_end().to_owned());
+            // A file that is still wrong is told below.
+            diagnosis.extend(bus.file_error.is_none().then(|| text.trim_end().to_owned()));
         }
     }
     if row.halted() {
