@@ -211,6 +211,10 @@ impl Shared {
         }
         if !state.outbox.is_empty() {
             std::mem::swap(&mut state.outbox, writing);
+            if matches!(state.phase, Phase::Closing) {
+                // The wake of close may have been one with that of the last frame, and there is one more step to take.
+                self.wake.notify_one();
+            }
             return Taken::Bytes;
         }
         if matches!(state.phase, Phase::Closing) { Taken::Close } else { Taken::Nothing }

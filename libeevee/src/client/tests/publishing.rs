@@ -204,6 +204,23 @@ async fn close_writes_what_was_accepted_and_says_goodbye() {
     client.close().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn close_is_not_missed_behind_a_publish() {
+    for _ in 0..300 {
+        let bus = Bus::new();
+        let (client, mut peer) = bus.connected(welcome()).await;
+        let script = tokio::spawn(async move {
+            while !matches!(peer.frame().await.content, Content::Bye(_)) {}
+        });
+        // The driver is writing the first ones when the last one and close wake it, perhaps as one.
+        for n in 0..200 {
+            client.publish(document(&n.to_string())).await.unwrap();
+        }
+        soon("close", client.close()).await.unwrap();
+        script.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_answer_in_flight_survives_close() {
     let bus = Bus::new();
