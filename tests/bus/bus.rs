@@ -82,10 +82,6 @@ impl Bus {
         self.folder.path().join("bus.sock")
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.folder.path().join("config").join(name), text).unwrap();
     }

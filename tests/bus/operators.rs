@@ -72,6 +72,7 @@ async fn halt_holds_and_outlives_the_session_and_the_bus() {
     bus.restart(nix::sys::signal::Signal::SIGKILL);
     let dice = bus.operator("dice").await;
     assert!(dice.welcome().halted);
+    let tool = bus.tool().await;
     let unknown = tool.control("halt", "nobody", "").await.unwrap_err();
     assert_eq!(unknown.code(), Some(Code::NotFound), "{unknown}");
 }
