@@ -10,7 +10,7 @@
 
 mod line;
 
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr};
 
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt;
@@ -18,7 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use self::line::Lines;
-use crate::OperatorId;
+use crate::{OperatorId, escape_for_terminal};
 
 /// The environment variable with the log filter, in tracing's syntax: `debug`, or `info,irc=trace`.
 pub const LOG_FILTER: &str = "EEVEE_LOG";
@@ -60,6 +60,21 @@ fn layer(operator: Option<&OperatorId>) -> Box<dyn Layer<Registry> + Send + Sync
         ),
         // journald reads standard error even where its socket is out of reach; `<N>` gives it the level.
         Err(_) => Box::new(Lines::new(operator, false, stderr).for_journal()),
+    }
+}
+
+/// Logs why the process ends right now, as an error of one or more lines.
+///
+/// journald finds the unit of a record on its socket by the sender's process, which may be gone when it looks; then
+/// `journalctl -u` would not show the one record that matters. What comes by standard error has its unit for sure.
+pub(crate) fn last_words(text: &str) {
+    let journal = stderr_is_journal();
+    for line in text.lines() {
+        if journal {
+            let _ = writeln!(stderr(), "<3>{}", escape_for_terminal(line));
+        } else {
+            tracing::error!("{line}");
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Once;
@@ -448,6 +449,20 @@ async fn a_wrong_configuration_exits_78() {
     let (code, log) = operator.end().await;
     assert_eq!(code, Some(78), "{log}");
     assert!(log.contains("clock.toml:2:1"), "{log}");
+}
+
+#[tokio::test]
+async fn the_last_words_go_to_standard_error_of_the_unit() {
+    let place = Place::new();
+    let log = std::fs::File::create(place.folder.path().join("stderr")).unwrap();
+    let data = log.metadata().unwrap();
+    let mut command = program("hello");
+    command.env("CREDENTIALS_DIRECTORY", place.folder.path()).stderr(log);
+    command.env("JOURNAL_STREAM", format!("{}:{}", data.dev(), data.ino()));
+    std::fs::write(place.folder.path().join("bus-token"), "").unwrap();
+    assert_eq!(soon("the end", command.status()).await.unwrap().code(), Some(75));
+    let log = std::fs::read_to_string(place.folder.path().join("stderr")).unwrap();
+    assert!(log.starts_with("<3>credential bus-token: the token is empty"), "{log}");
 }
 
 #[tokio::test]

@@ -226,14 +226,10 @@ fn scratch(directory: Option<std::ffi::OsString>) -> io::Result<tempfile::TempDi
     }
 }
 
-/// Logs a text of several lines, such as a diagnosis, as one record a line: each has its level then, wherever it is read.
-fn log_lines(level: tracing::Level, text: &str) {
+/// Logs a text of several lines, such as a diagnosis, as one record a line: that reads well wherever it is read.
+fn warn_lines(text: &str) {
     for line in text.lines() {
-        match level {
-            tracing::Level::ERROR => tracing::error!("{line}"),
-            tracing::Level::WARN => tracing::warn!("{line}"),
-            _ => tracing::info!("{line}"),
-        }
+        tracing::warn!("{line}");
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::event::Reload;
 use super::inner::Inner;
-use super::{Event, log_lines};
+use super::{Event, warn_lines};
 use crate::settings::{Settings, parse_module};
 use crate::wire::{Module, Verdict};
 
@@ -76,7 +76,7 @@ impl<S: Settings> Inner<S> {
     fn verdict(&self, number: u32, refusal: Option<String>) {
         if let Some(why) = &refusal {
             tracing::warn!("the reload is refused, the settings stay as they are");
-            log_lines(tracing::Level::WARN, why);
+            warn_lines(why);
         }
         let verdict = Verdict { accepted: refusal.is_none(), text: refusal.unwrap_or_default() };
         if let Err(error) = self.client.verdict(number, verdict) {

@@ -12,7 +12,7 @@ use super::arguments::{self, Ask, HELP};
 use super::identity::{self, Identity};
 use super::inner::Inner;
 use super::signals::{self, Signals};
-use super::{Failure, Operator, log_lines, notify, watch};
+use super::{Failure, Operator, notify, watch};
 use crate::client::{Client, Connect};
 use crate::diagnostic::read_file;
 use crate::exit::Exit;
@@ -78,7 +78,7 @@ pub(super) fn run_about<S: Settings>(
         match outcome {
             Ok(exit) => exit,
             Err(failure) => {
-                log_lines(tracing::Level::ERROR, &failure.to_string());
+                crate::log::last_words(&failure.to_string());
                 notify::status(&notify::line(failure.to_string().lines().next().unwrap_or_default()));
                 failure.exit()
             }

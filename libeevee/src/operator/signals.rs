@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::inner::Inner;
-use super::log_lines;
+use super::warn_lines;
 use crate::exit::Exit;
 use crate::settings::Settings;
 
@@ -137,7 +137,7 @@ async fn reload<S: Settings>(inner: Rc<Inner<S>>) {
     let asked = inner.client.control("reload", inner.id.as_str(), "");
     match timeout(ANSWER_WITHIN, asked).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => log_lines(tracing::Level::WARN, &format!("SIGHUP: nothing was reloaded: {error}")),
+        Ok(Err(error)) => warn_lines(&format!("SIGHUP: nothing was reloaded: {error}")),
         Err(_) => tracing::warn!("SIGHUP: the bus did not answer within {ANSWER_WITHIN:?}"),
     }
 }
