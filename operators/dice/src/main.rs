@@ -4,9 +4,14 @@ mod expression;
 mod roll;
 mod settings;
 
+use std::hash::{BuildHasher, RandomState};
+
 use settings::DiceSettings;
 
 fn main() -> libeevee::Exit {
+    // fastrand seeds itself by the clock; the keys of a RandomState come from the operating system. Handlers run in this
+    // thread.
+    fastrand::seed(RandomState::new().hash_one(std::process::id()));
     libeevee::operator::run_with::<DiceSettings>(|op| {
         op.version(env!("CARGO_PKG_VERSION"))
             .about("dice", "[2d6+1]", "rolls dice; without arguments one with six sides")
