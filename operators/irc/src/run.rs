@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use libeevee::operator::{Event, Failure, Operator, Reload};
 use libeevee::{Code, Document, Error, ErrorKind};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::mapping::{PLATFORM, outgoing_filter};
 use crate::net::{Happening, Net, until};
@@ -23,6 +23,12 @@ const CLAIM_EVERY: Duration = Duration::from_secs(10);
 const FLUSH_MAX: Duration = Duration::from_secs(3);
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 const DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// When the bus comes back, so do its operators: what is published before they have subscribed again reaches nobody.
+const RETURN_MAX: Duration = Duration::from_millis(500);
+
+/// The bus answers within milliseconds.
+const MOVE_MAX: Duration = Duration::from_secs(5);
 
 type Waiting<'a> = Option<Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>>;
 
@@ -41,6 +47,8 @@ pub(crate) async fn run(op: Operator<IrcSettings>) -> Result<(), Failure> {
         prepared: None,
         outbox: VecDeque::new(),
         publishing: None,
+        in_hand: None,
+        bus: Bus::There,
         lost: 0,
         stopping: None,
     };
@@ -69,9 +77,20 @@ struct Work<'a> {
     prepared: Option<(Arc<IrcSettings>, Plan)>,
     outbox: VecDeque<Document>,
     publishing: Waiting<'a>,
+    /// What is being published.
+    in_hand: Option<Document>,
+    bus: Bus,
     /// Events that did not fit into the outbox.
     lost: u64,
     stopping: Option<Stopping>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bus {
+    There,
+    Away,
+    /// Back, but not used before this.
+    Returning(Instant),
 }
 
 struct Moving<'a> {
@@ -98,6 +117,7 @@ impl Work<'_> {
                 happening = self.net.next() => self.on_happening(happening).await,
                 result = finished(&mut self.publishing) => {
                     self.publishing = None;
+                    self.in_hand = None;
                     if let Err(error) = result {
                         tracing::warn!("what was heard is not published: {error}");
                     }
@@ -117,7 +137,11 @@ impl Work<'_> {
             Some(Stopping::Flushing(at) | Stopping::Draining(at)) => Some(*at),
             _ => None,
         };
-        [self.claim_at, stopping].into_iter().flatten().min()
+        let returning = match self.bus {
+            Bus::Returning(at) => Some(at),
+            Bus::There | Bus::Away => None,
+        };
+        [self.claim_at, stopping, returning].into_iter().flatten().min()
     }
 
     fn is_done(&mut self) -> bool {
@@ -154,8 +178,19 @@ impl Work<'_> {
             Event::Stop => {
                 self.stopping.get_or_insert(Stopping::Flushing(Instant::now() + FLUSH_MAX));
             }
-            Event::BusBack if self.lost > 0 => {
-                tracing::error!("{} events heard while the bus was away are lost", std::mem::take(&mut self.lost));
+            Event::BusAway => {
+                self.bus = Bus::Away;
+                // It waits for the bus, and would be the first on it, before anybody listens.
+                self.publishing = None;
+                if let Some(document) = self.in_hand.take() {
+                    self.outbox.push_front(document);
+                }
+            }
+            Event::BusBack => {
+                self.bus = Bus::Returning(Instant::now() + RETURN_MAX);
+                if self.lost > 0 {
+                    tracing::error!("{} events heard while the bus was away are lost", std::mem::take(&mut self.lost));
+                }
             }
             // The bus holds what is to be said; hearing goes on.
             _ => {}
@@ -181,6 +216,9 @@ impl Work<'_> {
     }
 
     fn on_time(&mut self) {
+        if matches!(self.bus, Bus::Returning(at) if Instant::now() >= at) {
+            self.bus = Bus::There;
+        }
         if self.claim_at.is_some_and(|at| Instant::now() >= at) {
             self.claim_at = None;
             let (op, name) = (self.op, claim(&self.network));
@@ -190,10 +228,12 @@ impl Work<'_> {
 
     /// One publish at a time keeps the order.
     fn publish_next(&mut self) {
-        if self.publishing.is_none()
+        if self.bus == Bus::There
+            && self.publishing.is_none()
             && let Some(document) = self.outbox.pop_front()
         {
             let op = self.op;
+            self.in_hand = Some(document.clone());
             self.publishing = Some(Box::pin(async move { op.publish(document).await }));
         }
     }
@@ -258,21 +298,22 @@ impl Work<'_> {
     }
 
     async fn change_network(&mut self, network: &str) {
-        if let Err(error) = self.op.client().unclaim(&claim(&self.network)).await {
-            tracing::warn!("the network {} is not given back: {error}", self.network);
-        }
-        network.clone_into(&mut self.network);
+        let old = std::mem::replace(&mut self.network, network.to_owned());
         if self.claim_at.take().is_some() || self.claiming.take().is_some() {
             // We were waiting for the old name; the new one is ours since the first phase.
             self.net.start();
         }
-        let subscribed = match outgoing_filter(network) {
-            Ok(filter) => self.op.subscribe(filter).await,
-            Err(error) => Err(error.into()),
+        let moving = async {
+            self.op.client().unclaim(&claim(&old)).await?;
+            let number = self.op.subscribe(outgoing_filter(network)?).await?;
+            self.op.unsubscribe(std::mem::replace(&mut self.subscription, number));
+            Ok::<(), Error>(())
         };
-        match subscribed {
-            Ok(number) => self.op.unsubscribe(std::mem::replace(&mut self.subscription, number)),
-            Err(error) => tracing::error!("nothing can be said on {network}: {error}"),
+        // A bus that is away just now must not hold the loop.
+        match timeout(MOVE_MAX, moving).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!("moving from {old} to {network}: {error}"),
+            Err(_) => tracing::error!("moving from {old} to {network}: the bus does not answer; restart the operator"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The channels that we are on, want to be on, and cannot get on; and who else is there.
+//! The channels that we are on, want to be on, and cannot get on.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -25,7 +25,7 @@ const SETTLED: Duration = Duration::from_secs(300);
 const JOIN_LINE_BYTES_MAX: usize = 400;
 const JOIN_LINE_CHANNELS_MAX: usize = 10;
 /// No channel is larger; a server that says so is lying.
-const MEMBERS_MAX: usize = 100_000;
+pub(super) const MEMBERS_MAX: usize = 100_000;
 
 /// Whether something can be said somewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,15 +38,15 @@ pub(crate) enum Reach {
 }
 
 #[derive(Debug)]
-struct Channel {
-    name: String,
+pub(super) struct Channel {
+    pub(super) name: String,
     key: Option<Password>,
     /// In the settings; others were joined because the server made us.
     configured: bool,
     state: State,
     failures: u32,
     /// Folded nicks.
-    members: HashSet<String>,
+    pub(super) members: HashSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,7 @@ enum State {
 /// By folded name.
 #[derive(Debug)]
 pub(super) struct Channels {
-    list: BTreeMap<String, Channel>,
+    pub(super) list: BTreeMap<String, Channel>,
     /// When channels are joined, even if the message of the day does not end.
     join_at: Option<Instant>,
 }
@@ -348,73 +348,11 @@ impl Session {
         self.effects.push(Effect::Status);
     }
 
-    pub(super) fn on_names(&mut self, name: &str, list: &str) {
-        let Some(channel) = self.channels.list.get_mut(&self.support.fold(name)) else { return };
-        for listed in list.split_ascii_whitespace() {
-            if channel.members.len() < MEMBERS_MAX {
-                channel.members.insert(self.support.fold(self.support.bare_nick(listed)));
-            }
-        }
-    }
-
-    /// One event for each channel that we shared, because who follows a channel wants to know.
-    pub(super) fn on_quit(&mut self, message: &Message, who: &Speaker, reason: Option<&str>, now: Instant) {
-        if self.is_me(&who.nick) {
-            return;
-        }
-        let nick = self.support.fold(&who.nick);
-        let shared = self.shared(|members| members.remove(&nick));
-        for place in places(&shared) {
-            let event = event(kind::QUIT, &self.config.network, place, who, message);
-            self.publish(event, reason.unwrap_or_default());
-        }
-        self.nick_is_free(&who.nick, now);
-    }
-
-    pub(super) fn on_nick(&mut self, message: &Message, who: &Speaker, new: &str, now: Instant) {
-        let (old, folded) = (self.support.fold(&who.nick), self.support.fold(new));
-        let shared = self.shared(|members| members.remove(&old) && members.insert(folded.clone()));
-        if self.is_me(&who.nick) {
-            return self.on_own_nick(new, now);
-        }
-        for place in places(&shared) {
-            let event = event(kind::NICK, &self.config.network, place, who, message).target(new);
-            self.publish(event, new);
-        }
-        self.nick_is_free(&who.nick, now);
-    }
-
-    pub(super) fn on_topic(&mut self, message: &Message, who: &Speaker, name: &str, topic: Option<&str>) {
-        if !self.is_me(&who.nick) {
-            let event = self.event(kind::TOPIC, name, who, message);
-            self.publish(event, topic.unwrap_or_default());
-        }
-    }
-
-    fn nick_is_free(&mut self, nick: &str, now: Instant) {
-        if self.support.same(nick, &self.config.nick) && !self.has_wanted_nick() {
-            self.regain(now);
-        }
-    }
-
-    /// The names of the channels for whose members `change` is true.
-    fn shared(&mut self, mut change: impl FnMut(&mut HashSet<String>) -> bool) -> Vec<String> {
-        let channels = self.channels.list.values_mut().filter_map(|c| change(&mut c.members).then(|| c.name.clone()));
-        channels.collect()
-    }
-
-    fn event(&self, kind: &str, channel: &str, who: &Speaker, message: &Message) -> Event {
+    pub(super) fn event(&self, kind: &str, channel: &str, who: &Speaker, message: &Message) -> Event {
         event(kind, &self.config.network, Place::Channel(channel), who, message)
     }
 
     pub(super) fn publish(&mut self, event: Event, body: &str) {
         self.effects.push(Effect::Publish(event.document(body)));
-    }
-}
-
-fn places(channels: &[String]) -> Vec<Place<'_>> {
-    match channels {
-        [] => vec![Place::Network],
-        some => some.iter().map(|name| Place::Channel(name)).collect(),
     }
 }

@@ -4,6 +4,7 @@
 mod channels;
 mod chat;
 mod isupport;
+mod people;
 mod register;
 #[cfg(test)]
 mod tests;

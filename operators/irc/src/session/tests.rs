@@ -467,6 +467,30 @@ proptest! {
     }
 }
 
+proptest! {
+    /// The parser is somebody else's, and a panic in it would be ours.
+    #[test]
+    fn the_parser_does_not_panic(
+        command in "[A-Z]{3,12}|[0-9]{1,5}|MODE|METADATA|NICKSERV|MONITOR|BATCH|CAP|ISON|AUTHENTICATE",
+        words in prop::collection::vec("[ -~]{0,6}|#a|\\+[a-zA-Z]{1,4}|-[a-zA-Z]{1,4}|\\PC{0,3}", 0..18),
+        text in prop::option::of(any::<String>()),
+        tags in prop::option::of("[ -~]{0,20}"),
+        anything in any::<String>(),
+    ) {
+        let mut line = tags.map(|tags| format!("@{tags} ")).unwrap_or_default() + &command;
+        for word in &words {
+            line.push(' ');
+            line.push_str(word);
+        }
+        if let Some(text) = text {
+            line.push_str(" :");
+            line.push_str(&text);
+        }
+        let _ = line.parse::<Message>();
+        let _ = anything.parse::<Message>();
+    }
+}
+
 fn hostile_line() -> impl Strategy<Value = String> {
     let command = prop::sample::select(vec![
         "PRIVMSG",
