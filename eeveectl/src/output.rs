@@ -120,7 +120,8 @@ impl Progress {
         tokio::time::sleep(Duration::from_millis(400)).await;
         loop {
             let all: Vec<String> = self.waiting.borrow().iter().map(|(id, text)| format!("{id} {text}")).collect();
-            let line = safe(&format!("{}: {}", span(self.begun.elapsed()), all.join(", ")));
+            let line =
+                safe(&format!("{}: {}", span(Duration::from_secs(self.begun.elapsed().as_secs())), all.join(", ")));
             let line: String = line.chars().take(width().unwrap_or(80).saturating_sub(1)).collect();
             let _ = write!(stderr(), "\r\u{1b}[K{line}").and_then(|()| stderr().flush());
             self.shown.set(true);

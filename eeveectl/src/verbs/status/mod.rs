@@ -24,7 +24,11 @@ pub(super) struct Row {
 }
 
 pub(crate) async fn run(context: &Context, ids: &[OperatorId], json: bool) -> anyhow::Result<Exit> {
-    let mut list = modules::list(&context.config).unwrap_or_default();
+    let mut list = modules::list(&context.config).unwrap_or_else(|error| {
+        let directory = modules::directory(&context.config);
+        output::warning(&format!("{} cannot be listed: {error}", directory.display()));
+        modules::List::default()
+    });
     for (path, why) in &list.misnamed {
         output::warning(&output::safe(&format!("{} describes no operator: {why}", path.display())));
     }
