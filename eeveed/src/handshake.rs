@@ -15,7 +15,7 @@ pub(crate) enum Outcome {
     /// A session for the core.
     Join { identity: Identity, peer: Peer, module: Option<LoadedModule> },
     /// A launcher: it gets this one answer, and holds nothing.
-    Launch(Box<Frame>),
+    Launch(Frame),
 }
 
 /// What the kernel says of a peer.
@@ -54,7 +54,7 @@ pub(crate) async fn judge(hub: &Rc<Hub>, kernel: Kernel, frame: Frame) -> Result
         Some(Role::Launcher) => {
             let id = prove_operator(hub, kernel, &hello)?;
             let module = read_module(hub, &id).await?;
-            Ok(Outcome::Launch(Box::new(launch(module))))
+            Ok(Outcome::Launch(launch(module)))
         }
         Some(Role::Tool) => Ok(Outcome::Join { identity: prove_person(hub, kernel).await?, peer, module: None }),
         Some(Role::ReloadHelper) => {

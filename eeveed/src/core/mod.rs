@@ -4,13 +4,16 @@
 //! A message's way: `step` (a Publish frame) -> `publish.rs` (stamp, permit, match) -> `queue.rs` -> `output` (its bytes for
 //! the subscriber's socket).
 
+mod claim;
 mod control;
 mod index;
+mod join;
 mod message;
 mod operator;
 mod permit;
 mod publish;
 mod queue;
+mod reload;
 mod request;
 mod session;
 mod status;

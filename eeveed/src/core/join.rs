@@ -1,0 +1,181 @@
+//! Sessions join, after the shell has proved who they are, and leave.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use libeevee::OperatorId;
+use libeevee::wire::{Code, Content, Frame, Module, OperatorState, Refusal, VERSION, Welcome};
+
+use super::permit::Permit;
+use super::session::{Credit, Identity, Peer, Session, SessionKey, refusal};
+use super::{Action, Core, LoadedModule, Now};
+
+impl LoadedModule {
+    pub(super) fn to_wire(&self) -> Module {
+        Module { kind: self.file.kind.to_string(), path: self.path.clone(), text: self.text.clone() }
+    }
+
+    pub(super) fn rate(&self) -> Option<(u32, u32)> {
+        self.file.rate.as_ref().map(|rate| (rate.per_second, rate.burst))
+    }
+}
+
+impl Core {
+    pub(super) fn join(
+        &mut self,
+        now: Now,
+        key: SessionKey,
+        identity: Identity,
+        peer: Peer,
+        module: Option<LoadedModule>,
+    ) {
+        let mut halted = false;
+        if let Identity::Operator(id) = &identity {
+            if let Some(refusal) = self.replace_holder(now, id, &peer) {
+                self.turn_away(now, key, identity, peer, refusal);
+                return;
+            }
+            let operator = self.operators.entry(id.clone()).or_default();
+            operator.session = Some(key);
+            operator.module.clone_from(&module);
+            operator.file_error = None;
+            operator.state = Some(OperatorState::Starting);
+            operator.status.clear();
+            halted = operator.halted;
+        }
+        let mut session = self.new_session(now, identity, peer, module.as_ref());
+        session.halted = halted;
+        let (credit_messages, credit_bytes) = session.credit.full();
+        session.send(&Frame::new(
+            0,
+            Content::Welcome(Welcome {
+                version: VERSION,
+                identity: session.source.to_string(),
+                session: key,
+                boot: self.boot,
+                last_id: self.last_id(),
+                frame_bytes_max: u32::try_from(self.limits.frame_bytes).unwrap_or(u32::MAX),
+                credit_messages,
+                credit_bytes,
+                halted,
+                module: module.as_ref().map(LoadedModule::to_wire),
+                capabilities: Vec::new(),
+            }),
+        ));
+        let operator = match &session.identity {
+            Identity::Operator(id) => Some(id.clone()),
+            _ => None,
+        };
+        self.sessions.insert(key, session);
+        self.wake(key);
+        // A source whose permissions changed while it was away.
+        self.memo.clear();
+        if let Some(id) = operator {
+            self.announce_state(now, &id);
+        }
+    }
+
+    fn new_session(&mut self, now: Now, identity: Identity, peer: Peer, module: Option<&LoadedModule>) -> Session {
+        let source: Rc<str> = identity.source().into();
+        let next_source_key = u32::try_from(self.source_keys.len()).unwrap_or(u32::MAX);
+        let source_key = *self.source_keys.entry(source.clone()).or_insert(next_source_key);
+        let (may_publish, may_receive) = permits(&identity, module);
+        let rate = module.and_then(LoadedModule::rate);
+        Session {
+            source,
+            source_key,
+            may_publish: may_publish.into(),
+            may_receive: may_receive.into(),
+            credit: Credit::new(now.mono, self.limits.credit_messages, self.limits.credit_bytes, rate),
+            identity,
+            peer,
+            joined_wall: now.wall,
+            subscriptions: Vec::new(),
+            ready: VecDeque::new(),
+            control: Vec::new(),
+            awake: false,
+            closing: false,
+            halted: false,
+            resumed: Duration::ZERO,
+            claims: Vec::new(),
+            requests_open: 0,
+            published: 0,
+            delivered: 0,
+            dropped: 0,
+            denied: 0,
+        }
+    }
+
+    /// A process that reconnects replaces itself; another one is refused as long as the holder lives.
+    fn replace_holder(&mut self, now: Now, id: &OperatorId, peer: &Peer) -> Option<Refusal> {
+        let holder = self.operators.get(id)?.session?;
+        let held = self.sessions.get(&holder)?;
+        if held.peer.instance == peer.instance && held.peer.uid == peer.uid {
+            self.leave(now, holder, "the same process connected again");
+            self.actions.push(Action::Close(holder));
+            return None;
+        }
+        let text = format!(
+            "{id} is connected already: session {holder}, {} with pid {} and uid {}, since {}; one holder for an id",
+            held.peer.program,
+            held.peer.pid.map_or_else(|| "unknown".into(), |pid| pid.to_string()),
+            held.peer.uid,
+            libeevee::Timestamp(held.joined_wall),
+        );
+        self.log(tracing::Level::WARN, id.as_str(), None, format!("refused a second session: {text}"));
+        Some(refusal(Code::AlreadyConnected, text))
+    }
+
+    /// Answers a join with an error; the session exists just long enough to write it.
+    fn turn_away(&mut self, now: Now, key: SessionKey, identity: Identity, peer: Peer, refusal: Refusal) {
+        let mut session = self.new_session(now, identity, peer, None);
+        session.refuse(0, refusal);
+        session.closing = true;
+        self.sessions.insert(key, session);
+        self.wake(key);
+        self.actions.push(Action::Close(key));
+    }
+
+    pub(super) fn leave(&mut self, now: Now, key: SessionKey, why: &str) {
+        self.end_requests_of(key);
+        let Some(session) = self.sessions.remove(&key) else { return };
+        for (_, slot) in &session.subscriptions {
+            self.end_subscription(*slot);
+        }
+        for name in &session.claims {
+            self.claims.remove(name);
+        }
+        self.memo.clear();
+        let Identity::Operator(id) = &session.identity else { return };
+        let Some(operator) = self.operators.get_mut(id) else { return };
+        if operator.session != Some(key) {
+            return; // It was turned away, or replaced.
+        }
+        operator.session = None;
+        let ended_well = operator.state == Some(OperatorState::Stopping);
+        operator.state = None;
+        operator.status = why.to_owned();
+        if let Some(reload) = operator.reload.take() {
+            self.reloads_open -= 1;
+            let text = format!("{id} left before it answered the reload");
+            self.refuse(reload.asker.0, reload.asker.1, refusal(Code::NotConnected, text));
+        }
+        if !ended_well && !self.stopping {
+            self.actions.push(Action::Ended { id: id.clone() });
+        }
+        self.announce_state(now, id);
+    }
+}
+
+/// (may-publish, may-receive) of an identity.
+pub(super) fn permits(identity: &Identity, module: Option<&LoadedModule>) -> (Permit, Permit) {
+    match (identity, module) {
+        (Identity::Person { admin: true, .. }, _) => (Permit::All, Permit::All),
+        (_, Some(module)) => (
+            Permit::from_list(module.file.may_publish.as_deref()),
+            Permit::from_list(module.file.may_receive.as_deref()),
+        ),
+        (_, None) => (Permit::Usual, Permit::Usual),
+    }
+}
