@@ -1,8 +1,8 @@
 #!/bin/sh
 # PID 1 of a machine's outer PID namespace: builds the overlay, runs nspawn,
 # starts it again when the machine reboots, powers it off when the owner writes
-# "off" to the pipe (standard input), and ends it at once when the pipe closes
-# without that word: then the owner died.
+# "off SECONDS" to the pipe (standard input), and ends it at once when the pipe
+# closes without that: then the owner died.
 set -eu
 
 top="$EM_RUN/top"
@@ -22,26 +22,41 @@ echo "$EM_HOSTNAME" >"$top/root/etc/hostname"
 exec 3<&0 </dev/null
 nspawn=
 stopping=
-# The guest may hang in its shutdown; leaving this script ends everything in the namespace.
 stop() {
     stopping=1
     if [ -n "$nspawn" ]; then kill -TERM "$nspawn" 2>/dev/null || :; fi
-    (sleep 15; kill -USR2 1) 8<&- 9>&- &
 }
 trap stop USR1
+# Leaving this script ends everything in the namespace.
 trap 'exit 1' USR2
 (
-    word=
-    read -r word <&3 || :
-    if [ "$word" = off ]; then kill -USR1 1; else kill -USR2 1; fi
+    word= seconds=
+    read -r word seconds <&3 || :
+    if [ "$word" = off ]; then
+        kill -USR1 1
+        sleep "$seconds"
+    fi
+    kill -USR2 1
 ) 8<&- 9>&- &
 exec 3<&-
 
-while [ -z "$stopping" ]; do
-    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn \
+export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
+boots=0
+boot() {
+    # The previous boot handed controllers down in its cgroup, which then takes no process.
+    if [ -d "/sys/fs/cgroup/$EM_CGROUP/keeper" ]; then
+        mkdir "/sys/fs/cgroup/$EM_CGROUP/boot$boots"
+        echo 0 >"/sys/fs/cgroup/$EM_CGROUP/boot$boots/cgroup.procs"
+    fi
+    exec systemd-nspawn \
         -D "$top/root" -M "$EM_HOSTNAME" --register=no --keep-unit \
         --private-network --resolv-conf=off --timezone=off --link-journal=no \
-        --console=pipe --kill-signal=SIGRTMIN+4 --boot 8<&- 9>&- &
+        --console=pipe --kill-signal=SIGRTMIN+4 --boot
+}
+
+while [ -z "$stopping" ]; do
+    boots=$((boots + 1))
+    boot 8<&- 9>&- &
     nspawn=$!
     # A trapped signal ends `wait` early, with a status that looks like a real one.
     while :; do

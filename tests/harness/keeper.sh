@@ -22,7 +22,14 @@ join() {
     echo $$ >"$1/$EM_CGROUP/cgroup.procs"
 }
 if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
-    join /sys/fs/cgroup
+    # In v2 only leaves may hold processes where controllers are handed down: this process
+    # and each boot of nspawn (inside.sh) get one, and limits are really enforced in the machine.
+    mine="/sys/fs/cgroup/$EM_CGROUP"
+    mkdir -p "$mine/keeper"
+    echo $$ >"$mine/keeper/cgroup.procs"
+    for c in cpu io memory pids; do
+        echo "+$c" 2>/dev/null >"$mine/cgroup.subtree_control" || :
+    done
 else
     for h in /sys/fs/cgroup/*; do
         if [ -d "$h" ] && [ ! -L "$h" ]; then join "$h"; fi

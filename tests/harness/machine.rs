@@ -21,9 +21,8 @@ use crate::process::{self, Inside, Process};
 use crate::suite::Suite;
 
 const BOOT: Duration = Duration::from_secs(90);
-/// inside.sh kills a guest that hangs in its shutdown after 15 s; this is the way out when
-/// inside.sh itself hangs.
-const POWER_OFF: Duration = Duration::from_secs(20);
+/// Above the 15 s that an operator's unit has for its stop.
+const POWER_OFF: Duration = Duration::from_secs(30);
 
 /// A booted Debian with systemd as PID 1. Dropping it ends it at once, as a power cut would;
 /// see [`Machine::power_off`] for an orderly end.
@@ -129,31 +128,37 @@ impl Machine {
         self.wait_booted(old)
     }
 
-    /// Shuts down in order and waits for the end. A guest that does not manage it within
-    /// 15 s is ended, and that is an error.
+    /// Shuts down in order and waits for the end, 30 s at most.
     pub fn power_off(&self) -> Result<()> {
-        self.end(true)
+        self.power_off_within(POWER_OFF)
     }
 
-    fn end(&self, orderly: bool) -> Result<()> {
+    /// Shuts down in order. A guest that does not manage it in time (whole seconds) is
+    /// ended, and that is an error.
+    pub fn power_off_within(&self, deadline: Duration) -> Result<()> {
+        self.end(Some(deadline))
+    }
+
+    fn end(&self, orderly: Option<Duration>) -> Result<()> {
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Keeper { process, mut pipe }) = keeper else { return Ok(()) };
         self.inside.kill_all();
-        if orderly {
-            // Without this word, the end of the pipe pulls the plug. A machine that has
-            // ended by itself cannot read it.
-            let _ = pipe.write_all(b"off\n");
+        if let Some(deadline) = orderly {
+            // Without these words, the end of the pipe pulls the plug. A machine that has
+            // ended by itself cannot read them.
+            let _ = pipe.write_all(format!("off {}\n", deadline.as_secs()).as_bytes());
         }
         drop(pipe);
-        let status = process.wait(POWER_OFF);
+        let status = process.wait(orderly.unwrap_or_default() + Duration::from_secs(10));
         process.kill();
         let console = console(&self.run);
         leftovers::remove(&self.run);
-        match status {
-            Some(0) => Ok(()),
-            Some(_) if !orderly => Ok(()),
-            Some(_) => bail!("{} did not shut down by itself; console:\n{console}", self.name),
-            None => bail!("{} did not end within {POWER_OFF:?} and was killed; console:\n{console}", self.name),
+        match (status, orderly) {
+            (Some(0), _) | (Some(_), None) => Ok(()),
+            (Some(_), Some(deadline)) => {
+                bail!("{} did not shut down within {deadline:?} and was ended; console:\n{console}", self.name)
+            }
+            (None, _) => bail!("{} did not end and was killed; console:\n{console}", self.name),
         }
     }
 
@@ -194,7 +199,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         // At once: nobody looks at it any more, and what a failed test left wedged in it
         // must not cost its stop timeout.
-        if let Err(error) = self.end(false) {
+        if let Err(error) = self.end(None) {
             crate::progress::say(&format!("{error:#}"));
         }
     }
