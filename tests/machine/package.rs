@@ -82,10 +82,10 @@ fn package_purged_leaves_nothing(m: &Machine) -> Result<()> {
     m.write("/etc/credstore/eevee.dice.password", "secret", 0o600)?;
     m.run_ok(&["systemctl", "enable", "--now", "eevee-op@dice"])?;
     dpkg(m, &["--purge", "eevee"])?;
-    // Its user stays, by name and number; what is in /root is the test's.
+    // Its user stays, by name and number. The machine's own settings are called eevee-machine.
     let left = m.sh_ok(
         "find /etc /usr /var /run -xdev -name '*eev*' \
-            -not -path '/run/systemd/units/*' -not -path '/var/log/journal/*'; find /run -name '*eev*.sock'",
+            -not -name 'eevee-machine*' -not -path '/run/systemd/units/*' -not -path '/var/log/journal/*'; find /run -name '*eev*.sock'",
     )?;
     ensure!(left.stdout.trim().is_empty(), "purged, but there is: {left}");
     m.run_ok(&["getent", "passwd", "eevee"]).context("the user has to stay")?;
