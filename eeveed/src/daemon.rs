@@ -97,7 +97,7 @@ async fn serve(hub: &Rc<Hub>, socket: UnixListener, mut config_error: Option<Str
     let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("no signals")?;
-    tokio::task::spawn_local(listener::accept(hub.clone(), socket));
+    let accepting = tokio::task::spawn_local(listener::accept(hub.clone(), socket));
     tokio::task::spawn_local(hub.clone().tick());
     systemd::notify_ready(&status(hub, config_error.as_deref()));
     let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
@@ -118,6 +118,8 @@ async fn serve(hub: &Rc<Hub>, socket: UnixListener, mut config_error: Option<Str
     }
     systemd::notify_stopping();
     tracing::info!("stopping: {}", hub.with_core(|core| core.summary()));
+    // Who comes back at once waits in systemd's socket for the next start, and not for one that goes away again.
+    accepting.abort();
     hub.step(Event::Stop("the bus is stopping".into()));
     hub.all_closed(STOP_TIME).await;
     Ok(())
