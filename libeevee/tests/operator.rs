@@ -144,8 +144,8 @@ async fn hello_world_answers() {
     let mut operator = place.start("hello");
     let mut session = bus.session(Content::Welcome(welcome("hello", "hello", Some("")))).await;
     let ready = place.systemd.expect("READY=1").await;
-    assert_eq!(ready, ["READY=1", "STATUS=hello"]);
-    assert_eq!(session.state(OperatorState::Ready).await, "hello");
+    assert_eq!(ready, ["READY=1", "STATUS=commands: hello"]);
+    assert_eq!(session.state(OperatorState::Ready).await, "commands: hello");
     let [(number, filters)] = &session.subscriptions[..] else { panic!("{:?}", session.subscriptions) };
     assert_eq!(filters, &["type=chat.message,direction=in,command=hello"]);
     assert!(session.token.starts_with("eevee1.hello"));
@@ -179,7 +179,7 @@ async fn it_waits_while_the_bus_is_away() {
     assert_eq!(lines, ["EXTEND_TIMEOUT_USEC=30000000", "STATUS=bus away 1 s"]);
     let bus = place.bus();
     let mut session = bus.session(Content::Welcome(welcome("hello", "hello", None))).await;
-    assert_eq!(place.systemd.expect("READY=1").await, ["READY=1", "STATUS=hello"]);
+    assert_eq!(place.systemd.expect("READY=1").await, ["READY=1", "STATUS=commands: hello"]);
     session.state(OperatorState::Ready).await;
 
     drop(bus);
@@ -187,8 +187,8 @@ async fn it_waits_while_the_bus_is_away() {
     assert!(place.systemd.expect("STATUS=bus away ").await[0].ends_with(" s"));
     let bus = place.bus();
     let mut session = bus.session(Content::Welcome(welcome("hello", "hello", None))).await;
-    assert_eq!(place.systemd.expect("STATUS=").await, ["STATUS=hello"]);
-    assert_eq!(session.state(OperatorState::Ready).await, "hello");
+    assert_eq!(place.systemd.expect("STATUS=").await, ["STATUS=commands: hello"]);
+    assert_eq!(session.state(OperatorState::Ready).await, "commands: hello");
     drop(operator);
 }
 
@@ -285,8 +285,8 @@ async fn halt_and_resume_by_the_bus() {
             (state.is_some() && answered.is_some()).then_some(())
         })
         .await;
-    assert_eq!((state, answered), (Some((OperatorState::Ready as u8, "hello".into())), Some(1001)));
-    place.systemd.expect("STATUS=hello").await;
+    assert_eq!((state, answered), (Some((OperatorState::Ready as u8, "commands: hello".into())), Some(1001)));
+    place.systemd.expect("STATUS=commands: hello").await;
     drop(operator);
 }
 

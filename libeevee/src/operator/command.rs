@@ -136,7 +136,8 @@ pub(super) async fn serve_commands<S: Settings>(op: &Operator<S>, commands: Comm
     for (at, (filters, _)) in others.iter().enumerate() {
         subscribe(op, filters.clone(), at + 1).await?;
     }
-    op.ready(&commands.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")).await;
+    let names: Vec<&str> = commands.iter().map(|(name, _)| name.as_str()).collect();
+    op.ready(&if names.is_empty() { "ready".to_owned() } else { format!("commands: {}", names.join(", ")) }).await;
 
     let mut running = JoinSet::new();
     loop {

@@ -25,6 +25,8 @@ pub(super) struct Inner<S: Settings> {
     /// The file that the settings are from.
     pub(super) module: RefCell<Option<Module>>,
     pub(super) reload: RefCell<Option<Pending<S>>>,
+    /// Why the last reload was refused here; it comes back as the bus's answer to whoever asked.
+    pub(super) refusal: RefCell<String>,
     pub(super) standing: RefCell<Standing>,
     inbox: RefCell<VecDeque<Event<S>>>,
     waker: RefCell<Option<Waker>>,
@@ -82,6 +84,7 @@ impl<S: Settings> Inner<S> {
             settings: RefCell::new(Arc::new(settings)),
             module: RefCell::new(module),
             reload: RefCell::default(),
+            refusal: RefCell::default(),
             standing: RefCell::default(),
             inbox: RefCell::default(),
             waker: RefCell::default(),
@@ -103,6 +106,10 @@ impl<S: Settings> Inner<S> {
 
     pub(super) fn is_halted(&self) -> bool {
         self.standing.borrow().halted
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.standing.borrow().ready
     }
 
     pub(super) fn is_stopping(&self) -> bool {

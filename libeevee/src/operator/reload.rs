@@ -77,6 +77,7 @@ impl<S: Settings> Inner<S> {
         if let Some(why) = &refusal {
             tracing::warn!("the reload is refused, the settings stay as they are");
             warn_lines(why);
+            self.refusal.borrow_mut().clone_from(why);
         }
         let verdict = Verdict { accepted: refusal.is_none(), text: refusal.unwrap_or_default() };
         if let Err(error) = self.client.verdict(number, verdict) {

@@ -112,6 +112,10 @@ pub(super) async fn obey<S: Settings>(inner: &Rc<Inner<S>>, mut signals: Signals
                 tracing::info!("stopping");
                 deadline = Some(Instant::now() + STOP_WITHIN);
                 inner.stop();
+                // It waits for the bus, perhaps, and not in `next`; nothing can be in hand.
+                if !inner.is_ready() {
+                    return Exit::DONE;
+                }
             }
             Heard::Reload => {
                 tokio::task::spawn_local(reload(Rc::clone(inner)));
@@ -132,12 +136,19 @@ async fn until(instant: Option<Instant>) {
     }
 }
 
-/// SIGHUP: the same as `eeveectl reload`, without anybody to tell. A refusal by the operator itself is logged by it.
+/// SIGHUP: the same as `eeveectl reload`, without anybody to tell.
 async fn reload<S: Settings>(inner: Rc<Inner<S>>) {
-    let asked = inner.client.control("reload", inner.id.as_str(), "");
-    match timeout(ANSWER_WITHIN, asked).await {
+    inner.refusal.borrow_mut().clear();
+    match timeout(ANSWER_WITHIN, inner.client.control("reload", inner.id.as_str(), "")).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => warn_lines(&format!("SIGHUP: nothing was reloaded: {error}")),
+        Ok(Err(error)) => {
+            let (error, own) = (error.to_string(), inner.refusal.borrow());
+            // What the operator itself refused, it has logged; what the bus refused, nobody here has.
+            match !own.is_empty() && error.contains(own.as_str()) {
+                true => tracing::warn!("SIGHUP: nothing was reloaded"),
+                false => warn_lines(&format!("SIGHUP: nothing was reloaded: {error}")),
+            }
+        }
         Err(_) => tracing::warn!("SIGHUP: the bus did not answer within {ANSWER_WITHIN:?}"),
     }
 }

@@ -272,3 +272,14 @@ async fn a_busy_subscription_starves_no_other() {
     })
     .await;
 }
+
+#[test]
+fn scratch_directories_go_away_and_take_no_name_of_others() {
+    let runtime = tempfile::tempdir().unwrap();
+    let variable = format!("{}:/nonexistent", runtime.path().display());
+    let (one, two) = (super::scratch(Some(variable.into())).unwrap(), super::scratch(None).unwrap());
+    assert_eq!(one.path().parent(), Some(runtime.path()));
+    assert!(two.path().is_dir());
+    drop(one);
+    assert_eq!(std::fs::read_dir(runtime.path()).unwrap().count(), 0);
+}
