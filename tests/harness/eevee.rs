@@ -68,6 +68,7 @@ pub fn fresh(machine: &Machine) -> Result<()> {
             /etc/systemd/system/multi-user.target.wants/irc-*.service \
             /run/systemd/system/eevee-op@*.d /run/systemd/system/eeveed.service.d \
             /etc/credstore/eevee.* /usr/local/lib/eevee
+        rmdir --ignore-fail-on-non-empty /etc/systemd/system/eevee.target.wants 2>/dev/null || :
         find /etc/eevee -mindepth 1 -delete
         cp -a {KEPT}/. /etc/eevee/
         rm -rf /var/lib/private/eevee-op /var/lib/eevee-op /var/cache/private/eevee-op /var/cache/eevee-op \

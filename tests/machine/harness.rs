@@ -23,7 +23,9 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         harness_machines_side_by_side,
         harness_dies_with_its_owner,
     ];
-    all.into_iter().map(Scenario::without_eevee).collect()
+    let mut all: Vec<Scenario> = all.into_iter().map(Scenario::without_eevee).collect();
+    all.extend(scenarios![harness_fresh]);
+    all
 }
 
 fn harness_boots_the_right_systemd(m: &Machine) -> Result<()> {
@@ -233,6 +235,37 @@ fn harness_machines_side_by_side(m: &Machine) -> Result<()> {
         one.power_off_within(Duration::from_secs(1)).err().context("a guest that does not stop must be told")?;
     ensure!(start.elapsed() < Duration::from_secs(9), "it took {:?}: {error:#}", start.elapsed());
     Ok(())
+}
+
+/// What the other scenarios rely on: whatever one leaves behind, the next starts from the same state.
+fn harness_fresh(m: &Machine) -> Result<()> {
+    let clean = state(m)?;
+    m.write("/etc/eevee/modules.d/dice.toml", "kind = \"dice\"\n", 0o644)?;
+    m.write("/etc/eevee/eeveed.toml", "[limits]\nnonsense = 1\n", 0o644)?;
+    m.write("/etc/systemd/system/eevee-op@dice.service.d/x.conf", "[Service]\nRestartSec=9\n", 0o644)?;
+    m.write("/etc/credstore/eevee.dice.token", "x", 0o600)?;
+    m.sh_ok("useradd --create-home -G eevee goos; echo x >/run/eevee/state/x; systemctl daemon-reload")?;
+    m.run(&["systemctl", "enable", "--now", "eevee-op@dice"])?;
+    m.run(&["systemctl", "kill", "--signal=SIGSTOP", "eevee-op@dice.service", "eeveed.service"])?;
+    let server = IrcServer::start(m, ServerKind::Ngircd)?;
+    server.enable()?;
+    std::mem::forget(server);
+
+    let start = Instant::now();
+    eevee_tests::eevee::fresh(m)?;
+    ensure!(start.elapsed() < Duration::from_secs(8), "it took {:?}", start.elapsed());
+    let again = state(m)?;
+    ensure!(again == clean, "before:\n{clean}\nafter:\n{again}");
+    Ok(())
+}
+
+fn state(m: &Machine) -> Result<String> {
+    let script = "systemctl is-active eeveed.socket eeveed-identity.socket eevee.target
+        find /etc/eevee /etc/systemd/system/eevee* /etc/systemd/system/irc* /etc/credstore /run/eevee/state \
+            /var/lib/private /var/cache/private /var/log/private -printf '%p %u %m %l\\n' 2>/dev/null | sort
+        cat /etc/eevee/eeveed.toml; cut -d: -f1 /etc/passwd
+        systemctl list-units --no-legend --plain --all 'eevee-op*' 'irc*'";
+    Ok(m.sh_ok(script)?.stdout)
 }
 
 /// Killed without a chance to clean up, also when the scenario fails.

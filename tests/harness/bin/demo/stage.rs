@@ -73,7 +73,8 @@ impl Stage {
     pub(super) fn typed(&self, command: &str) {
         for (n, line) in command.lines().enumerate() {
             let line = if n == 0 { format!("$ {line}") } else { line.to_owned() };
-            self.line(&format!("{INDENT}{}", self.paint("1", &line)));
+            let line = if line.is_empty() { line } else { format!("{INDENT}{}", self.paint("1", &line)) };
+            self.line(&line);
         }
     }
 
