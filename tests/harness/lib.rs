@@ -19,7 +19,7 @@
 //!     machine.cmd(&["id", "-un"]).user("goos").run_ok()?;
 //!
 //!     let server = IrcServer::start(&machine, ServerKind::Ngircd)?;
-//!     let mut goos = IrcClient::connect(&server, "goos")?;
+//!     let goos = IrcClient::connect(&server, "goos")?;
 //!     goos.join("#eevee")?;
 //!     goos.say("#eevee", "!dice 2d6")?;
 //!     goos.expect("a server notice", |line| line.contains("NOTICE"))?;
