@@ -222,11 +222,11 @@ impl Show<'_> {
         let mut out = stage::shell(self.machine, &on_terminal)?;
         out.stdout = without_escapes(&out.stdout);
         self.stage.printed(&out.stdout);
-        out.expect_status(0)
+        succeeded(out)
     }
 
     fn type_ok(&self, command: &str) -> Result<Output> {
-        self.stage.command(self.machine, command)?.expect_status(0)
+        succeeded(self.stage.command(self.machine, command)?)
     }
 
     fn person(&self) -> Result<&IrcClient> {
@@ -263,9 +263,11 @@ impl Show<'_> {
     fn fail(&self, error: &anyhow::Error) {
         self.stage.heading("FAILED");
         self.stage.printed(&format!("{error:#}"));
+        if let Err(error) = self.status("eeveectl status") {
+            self.stage.printed(&format!("{error:#}"));
+        }
         for command in [
             "systemctl --failed --no-legend",
-            "eeveectl status",
             "journalctl -b --no-pager -o short-precise -n 80 -u eeveed",
             "journalctl -b --no-pager -o short-precise -n 80 -u 'eevee-op@*'",
         ] {
@@ -303,6 +305,12 @@ impl Show<'_> {
         }
         self.machine.shell()
     }
+}
+
+/// What it printed is on the screen already.
+fn succeeded(out: Output) -> Result<Output> {
+    ensure!(out.ok(), "`{}` has to succeed, but its exit status is {}", out.command, out.status);
+    Ok(out)
 }
 
 fn irc_file(server: &str, pin: &str) -> String {

@@ -102,7 +102,9 @@ impl Stage {
 /// Runs a command line by the machine's shell, both streams as one, as on a terminal.
 pub(super) fn shell(machine: &Machine, command: &str) -> Result<Output> {
     let script = "exec 2>&1; cd; eval \"$1\"";
-    machine.cmd(&["bash", "-c", script, "bash", command]).deadline(DEADLINE).run()
+    let out = machine.cmd(&["bash", "-c", script, "bash", command]).deadline(DEADLINE).run()?;
+    // An error names the command as it was typed.
+    Ok(Output { command: command.to_owned(), ..out })
 }
 
 /// The terminal's width, as `stty` says it of standard input.
