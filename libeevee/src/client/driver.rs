@@ -239,7 +239,7 @@ impl Shared {
     /// Comes back when somebody gave the connection up.
     async fn given_up(&self) -> Error {
         loop {
-            self.give_up.notified().await;
+            self.gave_up.notified().await;
             if let Some(reason) = self.lock().given_up.take() {
                 return reason;
             }

@@ -1,8 +1,8 @@
 //! The client: one connection to the bus, kept up for as long as the client lives.
 //!
-//! A task of its own owns the socket (`driver`, `incoming`); handles talk to it through `shared`. Publishing waits for credit
-//! (`publish`), deliveries stay within windows (`subscription`), and a lost connection is made again with everything
-//! that was open on it (`reconnect`).
+//! A task of its own owns the socket (`driver`, `incoming`); handles talk to it through `shared`. Publishing waits for
+//! credit (`publish`), deliveries stay within windows (`subscription`), and a lost connection is made again with
+//! everything that was open on it (`reconnect`).
 
 mod connect;
 mod driver;
@@ -16,6 +16,9 @@ mod subscription;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 pub use self::connect::{BUS_SOCKET, BUS_SOCKET_VARIABLE, Connect};
 pub use self::notice::{Notice, NoticeReceiver};
@@ -27,6 +30,9 @@ use self::driver::Driver;
 use self::shared::{Phase, Shared};
 use crate::error::{Error, ErrorKind};
 use crate::wire::{CONFIRM, Content, Frame, OperatorState, Publish, Published, State, Verdict, Welcome};
+
+/// How long a bus may take to read what was accepted before it is closed upon. Operators have 10 s to stop.
+const CLOSE: Duration = Duration::from_secs(5);
 
 /// A connection to the bus. Cheap to clone; all clones are the same connection.
 ///
@@ -199,25 +205,27 @@ impl Client {
     ///
     /// Does nothing while there is no connection.
     pub fn reconnect(&self, why: impl Into<String>) {
-        let mut state = self.shared.lock();
-        if matches!(state.phase, Phase::Up) {
-            state.given_up = Some(Error::new(ErrorKind::Disconnected, why));
-            self.shared.give_up.notify_one();
-        }
+        self.shared.give_up(Error::new(ErrorKind::Disconnected, why));
     }
 
     /// Ends the client: everything accepted is written, the bus is told goodbye, and the connection closed. Whoever still
-    /// waits for credit gets [`ErrorKind::Closed`]. Answers to what is in flight are awaited for up to 2 s.
+    /// waits for credit gets [`ErrorKind::Closed`]. Answers to what is in flight are awaited for up to 2 s; a bus that
+    /// does not read is given 5 s.
     ///
     /// # Errors
     /// [`ErrorKind::Disconnected`] when not everything accepted could be written; or why the client had ended before.
     pub async fn close(&self) -> Result<(), Error> {
         self.shared.close();
         let mut done = self.shared.done.subscribe();
-        match done.wait_for(Option::is_some).await {
-            Ok(ended) => ended.clone().unwrap_or(Ok(())),
-            Err(_) => Ok(()),
-        }
+        let ended = match timeout(CLOSE, done.wait_for(Option::is_some)).await {
+            Ok(ended) => ended.ok().and_then(|ended| ended.clone()),
+            Err(_) => {
+                let text = format!("the bus read nothing for {CLOSE:?}");
+                self.shared.give_up(Error::new(ErrorKind::Disconnected, text));
+                self.shared.done.subscribe().wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone())
+            }
+        };
+        ended.unwrap_or(Ok(()))
     }
 }
 

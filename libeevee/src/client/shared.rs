@@ -38,7 +38,7 @@ pub(super) struct Shared {
     /// small ones.
     pub(super) turn: AsyncMutex<()>,
     /// Somebody gave the connection up: see [`State::given_up`].
-    pub(super) give_up: Notify,
+    pub(super) gave_up: Notify,
     /// How the driver ended, once it did.
     pub(super) done: watch::Sender<Option<Result<(), Error>>>,
     handles: AtomicU32,
@@ -159,7 +159,7 @@ impl Shared {
             }),
             wake: Notify::new(),
             credit: Notify::new(),
-            give_up: Notify::new(),
+            gave_up: Notify::new(),
             turn: AsyncMutex::new(()),
             done: watch::Sender::new(None),
             handles: AtomicU32::new(0),
@@ -232,6 +232,15 @@ impl Shared {
         drop(state);
         self.wake.notify_one();
         self.credit.notify_waiters();
+    }
+
+    /// The connection is dead, however open its socket looks.
+    pub(super) fn give_up(&self, reason: Error) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Up | Phase::Closing) {
+            state.given_up = Some(reason);
+            self.gave_up.notify_one();
+        }
     }
 
     pub(super) fn add_handle(&self) {

@@ -254,7 +254,7 @@ impl Subscription {
                     let (messages, bytes) = std::mem::take(&mut self.taken);
                     self.shared.grant(self.number, messages, bytes);
                 }
-                Some(Event::Message(message(&deliver)))
+                Some(Event::Message(message(deliver)))
             }
             Item::Gap(gap) => Some(Event::Gap(gap)),
             Item::Failed(error) => {
@@ -287,10 +287,10 @@ impl Drop for Subscription {
     }
 }
 
-fn message(deliver: &Deliver) -> Message {
+fn message(deliver: Deliver) -> Message {
     Message {
         id: deliver.id,
-        source: deliver.source.clone(),
+        source: deliver.source,
         timestamp: Timestamp(deliver.timestamp),
         cause: deliver.cause,
         hops: deliver.hops,

@@ -407,3 +407,19 @@ async fn a_client_that_shall_not_reconnect_ends() {
     let error = soon("the end", client.subscribe("*")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Disconnected);
 }
+
+#[tokio::test]
+async fn a_connection_can_be_given_up() {
+    let bus = Bus::new();
+    let (client, _stopped) = bus.connected(welcome()).await;
+    let mut notices = client.notices();
+    client.reconnect("no pong in 5 s");
+    let error = disconnected(&mut notices).await;
+    assert_eq!((error.kind(), &*error.to_string()), (ErrorKind::Disconnected, "no pong in 5 s"));
+    // While there is none, there is nothing to give up: the next one stays.
+    client.reconnect("twice");
+    let mut peer = bus.welcome(Welcome { session: 2, ..welcome() }).await;
+    assert!(matches!(soon("again", notices.next()).await, Some(Notice::Connected(w)) if w.session == 2));
+    client.publish(document("x")).await.unwrap();
+    assert_eq!(peer.publish().await.1, "x");
+}

@@ -209,9 +209,7 @@ async fn close_is_not_missed_behind_a_publish() {
     for _ in 0..300 {
         let bus = Bus::new();
         let (client, mut peer) = bus.connected(welcome()).await;
-        let script = tokio::spawn(async move {
-            while !matches!(peer.frame().await.content, Content::Bye(_)) {}
-        });
+        let script = tokio::spawn(async move { while !matches!(peer.frame().await.content, Content::Bye(_)) {} });
         // The driver is writing the first ones when the last one and close wake it, perhaps as one.
         for n in 0..200 {
             client.publish(document(&n.to_string())).await.unwrap();
@@ -219,6 +217,20 @@ async fn close_is_not_missed_behind_a_publish() {
         soon("close", client.close()).await.unwrap();
         script.await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_does_not_read_cannot_hold_up_close() {
+    let bus = Bus::new();
+    let (client, _peer) = bus.connected(welcome()).await;
+    let body = "x".repeat(100_000);
+    for _ in 0..50 {
+        client.publish(document(&body)).await.unwrap();
+    }
+    let began = tokio::time::Instant::now();
+    let error = client.close().await.unwrap_err();
+    assert_eq!((error.kind(), began.elapsed().as_secs()), (ErrorKind::Disconnected, 5));
+    assert!(error.to_string().contains("before everything was written"), "{error}");
 }
 
 #[tokio::test]
