@@ -47,6 +47,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_example() {
+        let text = include_str!("../../../etc/examples/dice.toml");
+        parse_module::<DiceSettings>("dice.toml", text).map_err(|d| d.to_string()).unwrap();
+    }
+
+    #[test]
     fn defaults_limits_and_mistakes() {
         let parse = |text: &str| parse_module::<DiceSettings>("dice.toml", text).map_err(|d| d.summary());
         assert_eq!(parse("kind = \"dice\"").unwrap().limits(), Limits { dice: 100, sides: 1000 });

@@ -296,6 +296,21 @@ mod tests {
         parse("prefix = \"\"").unwrap();
     }
 
+    /// The example that is shipped is right as it stands, and with all that it only mentions.
+    #[test]
+    fn the_example() {
+        let text = include_str!("../../../etc/examples/irc.toml");
+        parse_module::<IrcSettings>("irc.toml", text).map_err(|d| d.to_string()).unwrap();
+        let mentioned = |line: &str| {
+            let setting = line.strip_prefix("# ")?;
+            let (key, _) = setting.split_once(" = ")?;
+            (!key.contains(' ')).then(|| setting.to_owned())
+        };
+        let all: Vec<String> = text.lines().map(|line| mentioned(line).unwrap_or_else(|| line.to_owned())).collect();
+        let settings: IrcSettings = parse_module("irc.toml", &all.join("\n")).map_err(|d| d.to_string()).unwrap();
+        assert!(settings.sasl.is_some() && settings.nickserv.is_some() && settings.tls_key.is_some());
+    }
+
     #[test]
     fn mistakes_are_shown_at_their_place() {
         for (more, expected) in [
