@@ -59,7 +59,8 @@ impl Place {
         command
             .env("NOTIFY_SOCKET", &self.systemd.path)
             .env("EEVEE_BUS", self.socket())
-            .env("CREDENTIALS_DIRECTORY", self.folder.path());
+            .env("CREDENTIALS_DIRECTORY", self.folder.path())
+            .env("STATE_DIRECTORY", self.folder.path());
         if let Some(watchdog) = self.watchdog {
             command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
         }
@@ -354,6 +355,43 @@ async fn signals_ask_the_bus() {
     operator.signal(Signal::SIGTERM);
     drop(session);
     assert_eq!(operator.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn sigcont_ends_the_halt_of_a_sigtstp_to_its_predecessor() {
+    let place = Place::new();
+    let bus = place.bus();
+    let (mut operator, mut session) = place.ready(&bus, "hello", "").await;
+    operator.signal(Signal::SIGTSTP);
+    let (number, ..) = session.control().await;
+    session.send(0, halted(true)).await;
+    session.send(number, Content::Ok).await;
+    session.state(OperatorState::Halted).await;
+    operator.signal(Signal::SIGTERM);
+    drop(session);
+    operator.exit().await;
+
+    let mut with_flag = welcome("hello", "hello", None);
+    with_flag.halted = true;
+    for by_signal in [true, false] {
+        let mut operator = place.start("hello");
+        let mut session = bus.session(Content::Welcome(with_flag.clone())).await;
+        session.state(OperatorState::Halted).await;
+        operator.signal(Signal::SIGCONT);
+        if by_signal {
+            let (number, verb, _) = session.control().await;
+            assert_eq!(verb, "resume");
+            session.send(0, halted(false)).await;
+            session.send(number, Content::Ok).await;
+            session.state(OperatorState::Ready).await;
+        } else {
+            // Resumed since, and halted by somebody else.
+            assert!(session.is_without(|content| matches!(content, Content::Control(_))).await);
+        }
+        operator.signal(Signal::SIGTERM);
+        drop(session);
+        operator.exit().await;
+    }
 }
 
 #[tokio::test]

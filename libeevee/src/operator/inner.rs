@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::reload::Pending;
+use super::signals::Mark;
 use super::{Event, Failure, notify};
 use crate::client::{self, Client, Subscription};
 use crate::settings::Settings;
@@ -96,7 +97,12 @@ impl<S: Settings> Inner<S> {
             trouble: RefCell::default(),
             trouble_told: Notify::new(),
         };
-        inner.set_halted(inner.client.welcome().halted);
+        if inner.client.welcome().halted {
+            inner.set_halted(true);
+            inner.standing.borrow_mut().halted_by_signal = Mark::of_unit().is_set();
+        } else {
+            Mark::of_unit().clear();
+        }
         Rc::new(inner)
     }
 
@@ -291,6 +297,9 @@ impl<S: Settings> Inner<S> {
             standing.status_halted.clear();
             std::mem::take(&mut standing.halt) == Halt::Told
         };
+        if !on {
+            Mark::of_unit().clear();
+        }
         tracing::info!("{}", if on { "halted: takes no more work" } else { "resumed" });
         self.push(if on { Event::Halt } else { Event::Resume });
         if was_told {

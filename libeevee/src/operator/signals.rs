@@ -9,10 +9,12 @@
 //!
 //! Only a halt that came from a bare SIGTSTP ends by SIGCONT. Everything that stops a process for a while (a debugger,
 //! SIGSTOP) sends SIGCONT in the end, and must not take back what a person ordered by `eeveectl halt`; `eeveectl resume`
-//! clears the flag itself, over the bus.
+//! clears the flag itself, over the bus. A halt outlives restarts of the operator, so where it came from is remembered
+//! in a file of its StateDirectory.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::inner::Inner;
+use super::store::state_directory;
 use super::warn_lines;
 use crate::exit::Exit;
 use crate::settings::Settings;
@@ -170,9 +173,42 @@ async fn halt_or_resume<S: Settings>(turn: Rc<Mutex<()>>, inner: Rc<Inner<S>>, h
     };
     match timeout(ANSWER_WITHIN, inner.client.control(verb, inner.id.as_str(), "")).await {
         // Halted and then resumed by somebody else, it is no halt any more.
-        Ok(Ok(_)) if verb == "halt" => inner.standing.borrow_mut().halted_by_signal = true,
+        Ok(Ok(_)) if verb == "halt" => {
+            inner.standing.borrow_mut().halted_by_signal = true;
+            Mark::of_unit().set();
+        }
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!("the bus did not {verb} this operator: {error}"),
         Err(_) => tracing::warn!("the bus did not {verb} this operator within {ANSWER_WITHIN:?}"),
+    }
+}
+
+/// The file that says: the halt in force came from a bare SIGTSTP. Without a StateDirectory there is none, and the next
+/// process does not know.
+pub(super) struct Mark(Option<PathBuf>);
+
+impl Mark {
+    pub(super) fn of_unit() -> Self {
+        // No key of the store begins with a dot.
+        Self(state_directory().map(|directory| directory.join(".halted-by-signal")))
+    }
+
+    fn set(&self) {
+        if let Some(Err(error)) = self.0.as_ref().map(|path| std::fs::write(path, "")) {
+            tracing::warn!("that SIGTSTP halted this operator will be forgotten at its restart: {error}");
+        }
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.0.as_ref().is_some_and(|path| path.exists())
+    }
+
+    pub(super) fn clear(&self) {
+        match self.0.as_ref().map(std::fs::remove_file) {
+            Some(Err(error)) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!("that SIGTSTP halted this operator cannot be forgotten: {error}");
+            }
+            _ => {}
+        }
     }
 }

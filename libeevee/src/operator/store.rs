@@ -70,9 +70,7 @@ pub enum StoreError {
 
 impl Store {
     pub(super) fn of_unit() -> Self {
-        // systemd separates several directories by colons; the first is the operator's own.
-        let directories = std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty());
-        Self { directory: directories.and_then(|value| std::env::split_paths(&value).next()) }
+        Self { directory: state_directory() }
     }
 
     /// A store in any directory, for tests.
@@ -137,6 +135,12 @@ impl Store {
         let directory = self.directory.as_ref().ok_or(StoreError::NoDirectory)?;
         Ok(directory.join(format!("{key}.json")))
     }
+}
+
+/// The operator's StateDirectory. systemd separates several by colons; the first is the operator's own.
+pub(super) fn state_directory() -> Option<PathBuf> {
+    let directories = std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty())?;
+    std::env::split_paths(&directories).next()
 }
 
 /// Off the operator's loop: a slow disk must not look like a stuck operator.

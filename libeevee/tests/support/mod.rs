@@ -230,22 +230,29 @@ pub fn said(text: &str) -> Document {
         .document(text)
 }
 
-/// Listens where systemd would.
+/// Listens where systemd would, and always reads: whoever tells it something would wait otherwise.
 pub struct Systemd {
-    socket: UnixDatagram,
+    told: tokio::sync::Mutex<mpsc::Receiver<Vec<String>>>,
     pub path: PathBuf,
 }
 
 impl Systemd {
     pub fn at(path: PathBuf) -> Self {
-        Self { socket: UnixDatagram::bind(&path).unwrap(), path }
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let (sender, told) = mpsc::channel(10_000);
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            while let Ok(length) = socket.recv(&mut buffer).await {
+                let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
+                let _ = sender.send(text.lines().map(str::to_owned).collect()).await;
+            }
+        });
+        Self { told: tokio::sync::Mutex::new(told), path }
     }
 
     /// One message, as its lines.
     pub async fn told(&self) -> Vec<String> {
-        let mut buffer = [0; 4096];
-        let length = self.socket.recv(&mut buffer).await.unwrap();
-        String::from_utf8(buffer[..length].to_vec()).unwrap().lines().map(str::to_owned).collect()
+        self.told.lock().await.recv().await.unwrap()
     }
 
     /// Waits for a message with a line that begins so, and returns the message's lines.
