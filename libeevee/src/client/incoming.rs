@@ -87,8 +87,7 @@ impl Driver {
             }
             Content::Grant(grant) if number == 0 => {
                 let mut state = self.shared.lock();
-                state.credit.messages = state.credit.messages.saturating_add(grant.messages);
-                state.credit.bytes = state.credit.bytes.saturating_add(grant.bytes);
+                state.credit.add(grant.messages, grant.bytes);
                 let waiting = state.waiting > 0;
                 drop(state);
                 if waiting {

@@ -75,7 +75,7 @@ impl Shared {
         }
         let crashed = state.welcome.boot != welcome.boot;
         state.halted = welcome.halted;
-        state.credit = Credit { messages: welcome.credit_messages, bytes: welcome.credit_bytes };
+        state.credit = Credit::new(welcome.credit_messages, welcome.credit_bytes);
         state.welcome = Arc::new(welcome);
         state.outbox.clear();
         state.phase = Phase::Up;

@@ -59,18 +59,31 @@ pub(super) enum Phase {
 /// publish half of it, and counts what it overdraws for nothing; this is the same sum.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Credit {
-    pub(super) messages: u64,
-    pub(super) bytes: u64,
+    messages: u64,
+    /// Below zero after a document that was larger than what was left, exactly as the bus counts it: a client that
+    /// forgave itself the rest would overdraw later and be cut off.
+    bytes: i64,
 }
 
 impl Credit {
+    pub(super) fn new(messages: u64, bytes: u64) -> Self {
+        let mut credit = Self { messages: 0, bytes: 0 };
+        credit.add(messages, bytes);
+        credit
+    }
+
     pub(super) const fn any(self) -> bool {
         self.messages > 0 && self.bytes > 0
     }
 
     pub(super) const fn take(&mut self, bytes: u64) {
         self.messages -= 1;
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.bytes = self.bytes.saturating_sub_unsigned(bytes);
+    }
+
+    pub(super) const fn add(&mut self, messages: u64, bytes: u64) {
+        self.messages = self.messages.saturating_add(messages);
+        self.bytes = self.bytes.saturating_add_unsigned(bytes);
     }
 }
 
@@ -130,7 +143,7 @@ pub(super) enum Taken {
 
 impl Shared {
     pub(super) fn new(welcome: Welcome) -> Arc<Self> {
-        let credit = Credit { messages: welcome.credit_messages, bytes: welcome.credit_bytes };
+        let credit = Credit::new(welcome.credit_messages, welcome.credit_bytes);
         let welcome = Arc::new(welcome);
         let mut notices = Notices::default();
         notices.tell(super::Notice::Connected(Arc::clone(&welcome)));
