@@ -147,13 +147,16 @@ async fn large_bodies_pass_up_to_the_limit_and_not_beyond() {
     assert!(error.to_string().contains("1048576"), "{error}");
 }
 
-/// Documents that take more than what is left of the credit leave a debt, which client and bus have to count alike.
+/// Documents that take more than what is left of the credit leave a debt, which client and bus have to count alike. A rate
+/// keeps grants back, so that a client that counts otherwise overdraws and is cut off.
 #[tokio::test]
 async fn large_documents_against_little_credit_never_overdraw() {
-    let bus = Bus::configured("[limits]\nframe-bytes = \"64 KiB\"\ncredit-bytes = \"64 KiB\"\nqueue-bytes = \"64 KiB\"\n");
+    let limits = "[limits]\nframe-bytes = \"64 KiB\"\ncredit-bytes = \"64 KiB\"\nqueue-bytes = \"64 KiB\"\n";
+    let bus = Bus::configured(limits);
+    bus.write("modules.d/a.toml", "[bus]\nrate = { per-second = 200, burst = 30 }\n");
     let client = bus.operator("a").await;
-    for n in 0..400_usize {
-        let body = "x".repeat(if n % 3 == 0 { 60_000 } else { 7_000 + n });
+    for n in 0..150_usize {
+        let body = "x".repeat(if n % 10 == 9 { 60_000 } else { 7_000 + n });
         client.publish(document(&[("type", "x")], &body)).await.unwrap();
     }
     client.publish_confirmed(document(&[("type", "x")], "")).await.unwrap();
