@@ -120,17 +120,18 @@ mod tests {
 
     use super::*;
 
+    type Parts = (Vec<(String, String)>, Vec<u8>);
+
     /// bincode's own reading of the same bytes.
-    fn by_bincode(bytes: &[u8]) -> Option<(Vec<(String, String)>, Vec<u8>)> {
+    fn by_bincode(bytes: &[u8]) -> Option<Parts> {
         let config = bincode::config::standard().with_limit::<{ 1 << 20 }>();
-        let ((headers, body), used) =
-            bincode::serde::decode_from_slice::<(Vec<(String, String)>, Vec<u8>), _>(bytes, config).ok()?;
+        let ((headers, body), used) = bincode::serde::decode_from_slice::<Parts, _>(bytes, config).ok()?;
         let canonical = bincode::serde::encode_to_vec((&headers, &body), bincode::config::standard()).ok()?;
         let headers_pass = Headers::try_from(headers.clone()).is_ok();
         (used == bytes.len() && canonical == bytes && headers_pass).then_some((headers, body))
     }
 
-    fn in_place(bytes: &[u8]) -> Option<(Vec<(String, String)>, Vec<u8>)> {
+    fn in_place(bytes: &[u8]) -> Option<Parts> {
         let frame = Bytes::copy_from_slice(bytes);
         let mut reader = Reader::new(&frame);
         let encoded = EncodedDocument::read(&frame, &mut reader).ok()?;
