@@ -61,7 +61,8 @@ pub(crate) fn kill(signal: Signal, id: &OperatorId, terminal: bool) -> Vec<Strin
 }
 
 const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,SubState,Result,ExecMainCode,ExecMainStatus,StatusText,\
-NRestarts,MemoryCurrent,MainPID,StateChangeTimestamp,UnitFileState,AssertResult,AssertTimestamp,ReloadResult,ExecReload";
+NRestarts,MemoryCurrent,MainPID,ActiveEnterTimestamp,StateChangeTimestamp,UnitFileState,AssertResult,AssertTimestamp,\
+ReloadResult,ExecReload";
 
 /// The arguments of systemctl that show these operators; without ids, all that are loaded.
 pub(crate) fn show(ids: &[OperatorId], loaded: bool) -> Vec<String> {
@@ -97,7 +98,7 @@ pub(crate) struct UnitView {
     pub(crate) status_text: String,
     pub(crate) restarts: u32,
     pub(crate) memory_bytes: Option<u64>,
-    /// When the unit came into its present state.
+    /// When the unit came up, or into the state that is not up.
     pub(crate) since: Option<Timestamp>,
     /// enabled, disabled, ...
     pub(crate) file_state: String,
@@ -127,6 +128,7 @@ fn parse_block(block: &str) -> Option<(OperatorId, UnitView)> {
     let mut view = UnitView::default();
     let mut id = None;
     let (mut assert_no, mut asserted) = (false, false);
+    let mut up_since = None;
     for (key, value) in block.lines().filter_map(|line| line.split_once('=')) {
         match key {
             "Id" => id = value.strip_prefix("eevee-op@")?.strip_suffix(".service")?.parse().ok(),
@@ -141,6 +143,7 @@ fn parse_block(block: &str) -> Option<(OperatorId, UnitView)> {
             "NRestarts" => view.restarts = value.parse().unwrap_or(0),
             // "[not set]" while nothing runs, and u64::MAX where accounting is off.
             "MemoryCurrent" => view.memory_bytes = value.parse().ok().filter(|bytes| *bytes != u64::MAX),
+            "ActiveEnterTimestamp" => up_since = parse_time(value),
             "StateChangeTimestamp" => view.since = parse_time(value),
             "UnitFileState" => view.file_state = value.to_owned(),
             // "no" also stands there as long as nothing was ever asserted.
@@ -152,6 +155,10 @@ fn parse_block(block: &str) -> Option<(OperatorId, UnitView)> {
         }
     }
     view.assert_failed = assert_no && asserted;
+    // A reload is a change of state too, and the unit was up before it.
+    if matches!(view.active.as_str(), "active" | "reloading") {
+        view.since = up_since.or(view.since);
+    }
     Some((id?, view))
 }
 
@@ -214,12 +221,12 @@ mod tests {
     fn what_show_prints() {
         let text = "\
 Id=eevee-op@irc.service\nLoadState=loaded\nActiveState=failed\nSubState=failed\nResult=exit-code\nExecMainCode=1\n\
-ExecMainStatus=78\nStatusText=\nNRestarts=3\nMemoryCurrent=[not set]\nMainPID=0\nStateChangeTimestamp=@1763829900\n\
-UnitFileState=enabled\nAssertResult=yes\nReloadResult=exit-code\n\
+ExecMainStatus=78\nStatusText=\nNRestarts=3\nMemoryCurrent=[not set]\nMainPID=0\n\
+ActiveEnterTimestamp=@1763829800\nStateChangeTimestamp=@1763829900\nUnitFileState=enabled\nAssertResult=yes\nReloadResult=exit-code\n\
 ExecReload={ path=/usr/lib/eevee/eevee-op ; argv[]=/usr/lib/eevee/eevee-op --reload -- irc ; ignore_errors=no ; \
 start_time=[@1763829900] ; stop_time=[@1763829901] ; pid=44 ; code=exited ; status=78 }\n\n\
 Id=eevee-op@dice.service\nActiveState=active\nSubState=running\nResult=success\nMainPID=812\nMemoryCurrent=1052672\n\
-StatusText=ready = yes\nStateChangeTimestamp=Sat 2025-11-22 16:45:00 UTC\nAssertResult=no\nAssertTimestamp=@1763829900\n\
+StatusText=ready = yes\nActiveEnterTimestamp=Sat 2025-11-22 16:45:00 UTC\nStateChangeTimestamp=@1763829999\nAssertResult=no\nAssertTimestamp=@1763829900\n\
 ExecReload={ path=/x ; start_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }\n\n\
 Id=eevee-op@never.service\nActiveState=inactive\nAssertResult=no\nAssertTimestamp=\n\n\
 Id=ssh.service\nActiveState=active\n";
