@@ -50,7 +50,8 @@ pub(crate) fn said(error: &io::Error) -> String {
         io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
         io::ErrorKind::HostUnreachable => "host unreachable".to_owned(),
         io::ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),
-        _ => error.to_string(),
+        // What rustls puts in front of a refusal of our own.
+        _ => error.to_string().replace("unexpected error: ", ""),
     }
 }
 

@@ -9,7 +9,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
 
 /// The SHA-256 of a certificate.
@@ -176,8 +176,9 @@ impl ServerCertVerifier for Verifier {
             }
             By::Authorities(webpki) => {
                 webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now).map_err(|error| {
+                    let why = distrust(&error);
                     rustls::Error::General(format!(
-                        "{error}; the server's certificate has SHA-256 {seen}, if that is the right one, set tls-pin"
+                        "{why}; the server's certificate has SHA-256 {seen}, if that is the right one, set tls-pin"
                     ))
                 })
             }
@@ -207,9 +208,35 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
+/// Why a certificate is not trusted. rustls has no word for the commonest one that a server made itself, which is its
+/// own authority.
+fn distrust(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(other))
+            if format!("{other:?}").contains("CaUsedAsEndEntity") =>
+        {
+            "the server's certificate is self-signed, which only tls-pin can trust".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_is_its_own_authority_is_called_self_signed() {
+        let mut parameters = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let made = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Verifier::new(Trust::Authorities(made.pem().into_bytes()), &provider).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let refused = verifier.verify_server_cert(made.der(), &[], &name, &[], UnixTime::now()).unwrap_err();
+        let text = refused.to_string();
+        assert!(text.contains("is self-signed") && text.contains("set tls-pin") && !text.contains("Other"), "{text}");
+    }
 
     #[test]
     fn fingerprints() {
