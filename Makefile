@@ -22,7 +22,7 @@ TOOLS := $(CARGO_TARGET_DIR)/tools
 DEB_DIR := $(CARGO_TARGET_DIR)/debian
 DEB_STAMP := $(DEB_DIR)/.built
 BINARIES := $(addprefix $(CARGO_TARGET_DIR)/release/,eeveed eeveectl eevee-op irc dice)
-DEB_FILES := eeveed/Cargo.toml CHANGELOG.md docs/PROTOCOL.md $(shell find units etc packaging docs/man -type f 2>/dev/null)
+DEB_FILES := eeveed/Cargo.toml README.md CHANGELOG.md docs/PROTOCOL.md $(shell find units etc packaging docs/man -type f 2>/dev/null)
 # In CI a lock file that does not fit is an error; at a desk cargo mends it.
 LOCKED := $(if $(CI),--locked)
 # Machines need root; everything else is built and run as the caller.
