@@ -294,15 +294,15 @@ impl Show<'_> {
             return Ok(());
         }
         self.stage.explain("Try these; `exit` ends shell and machine.");
-        for hint in [
-            "eeveectl subscribe '*' &            # everything that passes on the bus",
-            "eeveectl say irc '#eevee' hello",
-            "eeveectl edit irc; eeveectl reload irc",
-            "nc -C localhost 6667                # IRC by hand: NICK me, USER me 0 * :me, JOIN #eevee,",
-            "                                    # PRIVMSG #eevee :!dice 2d6",
-        ] {
+        for hint in
+            ["eeveectl subscribe '*' &", "eeveectl say irc '#eevee' hello", "eeveectl edit irc; eeveectl reload irc"]
+        {
             self.stage.printed(&format!("  {hint}"));
         }
+        self.stage.explain(
+            "For IRC by hand, `nc -C localhost 6667`, and then the lines NICK me, USER me 0 * :me, JOIN #eevee and \
+             PRIVMSG #eevee :!dice 2d6.",
+        );
         self.machine.shell()
     }
 }
