@@ -5,14 +5,27 @@
 
 mod bot;
 mod conversation;
+mod faults;
 mod halt;
 mod harness;
+mod identity;
+mod ids;
+mod outage;
 mod package;
 mod reload;
 
 fn main() {
-    let scenarios =
-        [harness::scenarios(), conversation::scenarios(), reload::scenarios(), halt::scenarios(), package::scenarios()]
-            .concat();
+    let scenarios = [
+        harness::scenarios(),
+        conversation::scenarios(),
+        reload::scenarios(),
+        halt::scenarios(),
+        identity::scenarios(),
+        ids::scenarios(),
+        faults::scenarios(),
+        outage::scenarios(),
+        package::scenarios(),
+    ]
+    .concat();
     eevee_tests::runner::main(&scenarios);
 }
