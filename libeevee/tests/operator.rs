@@ -342,6 +342,19 @@ async fn signals_ask_the_bus() {
     operator.signal(Signal::SIGCONT);
     assert!(session.is_without(|content| matches!(content, Content::Control(_))).await);
 
+    // eeveectl halt and at once eeveectl resume: its SIGTSTP is late, and halts nothing.
+    session.send(0, halted(false)).await;
+    session.state(OperatorState::Ready).await;
+    session.send(0, halted(true)).await;
+    operator.signal(Signal::SIGTSTP);
+    session.state(OperatorState::Halted).await;
+    session.send(0, halted(false)).await;
+    operator.signal(Signal::SIGCONT);
+    session.state(OperatorState::Ready).await;
+    assert!(session.is_without(|content| matches!(content, Content::Control(_))).await);
+    session.send(0, halted(true)).await;
+    session.state(OperatorState::Halted).await;
+
     // A process stopped by SIGSTOP is halted by the flag alone; SIGCONT wakes it up, halted.
     session.send(0, halted(false)).await;
     session.state(OperatorState::Ready).await;

@@ -49,6 +49,8 @@ pub(super) struct Standing {
     pub(super) halted: bool,
     /// The halt in force was asked for by a bare SIGTSTP.
     pub(super) halted_by_signal: bool,
+    /// When the bus last said that it is halted, unless a SIGTSTP had asked for that.
+    pub(super) halt_ordered: Option<Instant>,
     /// The loop was given [`Event::Halt`], and came back since.
     halt: Halt,
     /// Since when the bus is away.
@@ -294,6 +296,9 @@ impl<S: Settings> Inner<S> {
             }
             standing.halted = on;
             standing.halted_by_signal &= on;
+            if on {
+                standing.halt_ordered = Some(Instant::now());
+            }
             standing.status_halted.clear();
             std::mem::take(&mut standing.halt) == Halt::Told
         };

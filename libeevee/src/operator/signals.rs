@@ -4,8 +4,8 @@
 //! is not halted. SIGCONT: ask it to resume, if a SIGTSTP had halted it.
 //!
 //! Both are acted upon after 250 ms. systemd sends SIGCONT right after SIGTERM, and tokio may deliver either first. And
-//! `eeveectl halt` first sets the flag over the bus and then sends SIGTSTP: looking at the flag later tells it from a
-//! bare SIGTSTP, which a person sent.
+//! `eeveectl halt` first sets the flag over the bus and then sends SIGTSTP: a flag that was set at about that time, even
+//! if `eeveectl resume` has cleared it since, tells it from a bare SIGTSTP, which a person sent.
 //!
 //! Only a halt that came from a bare SIGTSTP ends by SIGCONT. Everything that stops a process for a while (a debugger,
 //! SIGSTOP) sends SIGCONT in the end, and must not take back what a person ordered by `eeveectl halt`; `eeveectl resume`
@@ -92,12 +92,12 @@ pub(super) async fn obey<S: Settings>(inner: &Rc<Inner<S>>, mut signals: Signals
     let mut settling: VecDeque<(Instant, Heard)> = VecDeque::new();
     let turn = Rc::new(Mutex::new(()));
     loop {
-        let due = settling.front().map(|(due, _)| *due);
+        let due = settling.front().map(|(heard_at, _)| *heard_at + SETTLE);
         let heard = tokio::select! {
             heard = signals.next() => heard,
             () = until(due) => {
-                if let Some((_, heard)) = settling.pop_front() && !inner.is_stopping() {
-                    tokio::task::spawn_local(halt_or_resume(Rc::clone(&turn), Rc::clone(inner), heard));
+                if let Some((heard_at, heard)) = settling.pop_front() && !inner.is_stopping() {
+                    tokio::task::spawn_local(halt_or_resume(Rc::clone(&turn), Rc::clone(inner), heard_at, heard));
                 }
                 continue;
             }
@@ -125,7 +125,7 @@ pub(super) async fn obey<S: Settings>(inner: &Rc<Inner<S>>, mut signals: Signals
             }
             // More of them in a quarter of a second than this are no person's.
             Heard::Halt | Heard::Resume if settling.len() < 16 => {
-                settling.push_back((Instant::now() + SETTLE, heard));
+                settling.push_back((Instant::now(), heard));
             }
             Heard::Halt | Heard::Resume => {}
         }
@@ -157,14 +157,14 @@ async fn reload<S: Settings>(inner: Rc<Inner<S>>) {
 }
 
 /// What SIGTSTP and SIGCONT do, one after the other.
-async fn halt_or_resume<S: Settings>(turn: Rc<Mutex<()>>, inner: Rc<Inner<S>>, heard: Heard) {
+async fn halt_or_resume<S: Settings>(turn: Rc<Mutex<()>>, inner: Rc<Inner<S>>, heard_at: Instant, heard: Heard) {
     let _turn = turn.lock().await;
-    let (halted, by_signal) = {
+    let (halted, by_signal, ordered) = {
         let standing = inner.standing.borrow();
-        (standing.halted, standing.halted_by_signal)
+        (standing.halted, standing.halted_by_signal, standing.halt_ordered)
     };
     let verb = match heard {
-        Heard::Halt if !halted => "halt",
+        Heard::Halt if !halted && ordered.is_none_or(|at| at + SETTLE < heard_at) => "halt",
         Heard::Resume if halted && by_signal => "resume",
         Heard::Resume if halted => {
             return tracing::info!("SIGCONT ends no halt that was ordered over the bus: eeveectl resume {}", inner.id);
@@ -174,7 +174,10 @@ async fn halt_or_resume<S: Settings>(turn: Rc<Mutex<()>>, inner: Rc<Inner<S>>, h
     match timeout(ANSWER_WITHIN, inner.client.control(verb, inner.id.as_str(), "")).await {
         // Halted and then resumed by somebody else, it is no halt any more.
         Ok(Ok(_)) if verb == "halt" => {
-            inner.standing.borrow_mut().halted_by_signal = true;
+            let mut standing = inner.standing.borrow_mut();
+            standing.halted_by_signal = true;
+            standing.halt_ordered = None;
+            drop(standing);
             Mark::of_unit().set();
         }
         Ok(Ok(_)) => {}
