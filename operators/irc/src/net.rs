@@ -133,7 +133,7 @@ impl Net {
             Stage::Up(up) => {
                 let has_work = self.queue.has_work(|target| up.session.reach(target) == Reach::Now);
                 let paced = has_work.then(|| self.bucket.ready_at());
-                let due = [Some(up.session.deadline()), up.leave_at, paced, expires].into_iter().flatten().min();
+                let due = [up.session.deadline(), up.leave_at, paced, expires].into_iter().flatten().min();
                 tokio::select! {
                     line = up.connection.line() => match line {
                         Ok(Some(line)) => self.on_line(&line),

@@ -55,8 +55,7 @@ pub(crate) enum Effect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Registering,
-    /// Welcomed at this time.
-    Online(Instant),
+    Online,
     /// QUIT is sent, or the connection given up.
     Leaving,
 }
@@ -75,6 +74,8 @@ pub(crate) struct Session {
     replays: HashSet<String>,
     ctcp: Bucket,
     started: Instant,
+    /// When the server welcomed us; it stays when the phase is over.
+    welcomed_at: Option<Instant>,
     heard_at: Instant,
     pinged_at: Option<Instant>,
     regain_at: Option<Instant>,
@@ -96,6 +97,7 @@ impl Session {
             replays: HashSet::new(),
             ctcp: Bucket::new(3, 0.1, now),
             started: now,
+            welcomed_at: None,
             heard_at: now,
             pinged_at: None,
             regain_at: None,
@@ -191,15 +193,18 @@ impl Session {
         }
     }
 
-    /// When [`Session::on_time`] has something to do.
-    pub(crate) fn deadline(&self) -> Instant {
+    /// When [`Session::on_time`] has something to do; after a goodbye never.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.phase == Phase::Leaving {
+            return None;
+        }
         let quiet = match self.pinged_at {
             Some(at) => at + PONG_MAX,
             None => self.heard_at + QUIET_MAX,
         };
         let registered = (self.phase == Phase::Registering).then_some(self.started + REGISTRATION_MAX);
         let others = [registered, self.regain_at, self.channels.deadline()];
-        others.into_iter().flatten().fold(quiet, Instant::min)
+        Some(others.into_iter().flatten().fold(quiet, Instant::min))
     }
 
     /// Does what has become due.
@@ -258,12 +263,13 @@ impl Session {
     }
 
     pub(crate) fn is_online(&self) -> bool {
-        matches!(self.phase, Phase::Online(_))
+        self.phase == Phase::Online
     }
 
     /// Whether a connection has held for so long that the next failure starts a new row of attempts.
     pub(crate) fn has_proved_good(&self, now: Instant) -> bool {
-        matches!(self.phase, Phase::Online(since) if now >= since + Duration::from_secs(30))
+        // Asked when it is over already, mostly because the server said ERROR.
+        self.welcomed_at.is_some_and(|since| now >= since + Duration::from_secs(30))
     }
 
     /// The length of `nick!user@host`, or the most that it can be.

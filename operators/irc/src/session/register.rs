@@ -210,7 +210,8 @@ impl Session {
         if self.config.sasl.is_some() && !self.registration.authenticated {
             return self.close("SASL is configured, but the server welcomed us without it".to_owned(), REFUSED_SECONDS);
         }
-        self.phase = Phase::Online(now);
+        self.phase = Phase::Online;
+        self.welcomed_at = Some(now);
         self.registration.negotiated = true;
         if !nick.is_empty() {
             self.nick = nick.to_owned();
