@@ -24,8 +24,12 @@ const JOIN_MAX: Duration = Duration::from_secs(30);
 const SETTLED: Duration = Duration::from_secs(300);
 const JOIN_LINE_BYTES_MAX: usize = 400;
 const JOIN_LINE_CHANNELS_MAX: usize = 10;
-/// No channel is larger; a server that says so is lying.
-pub(super) const MEMBERS_MAX: usize = 100_000;
+/// Members of all channels together. A server that names more is lying, or it is no place for one small program.
+const MEMBERS_MAX: usize = 200_000;
+/// No network allows longer nicks or channels; with [`MEMBERS_MAX`] this bounds what a server can make us remember.
+pub(super) const NAME_BYTES_MAX: usize = 256;
+/// Channels that the server put us on without being asked. Of more we hear, but do not keep who is there.
+const FORCED_MAX: usize = 50;
 
 /// Whether something can be said somewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +128,29 @@ impl Channels {
             State::New | State::Joined { .. } => None,
         });
         channels.chain(self.join_at).min()
+    }
+
+    /// Somebody is on a channel that we are on.
+    pub(super) fn add_member(&mut self, folded: &str, nick: String) {
+        let known: usize = self.list.values().map(|channel| channel.members.len()).sum();
+        if known < MEMBERS_MAX
+            && nick.len() <= NAME_BYTES_MAX
+            && let Some(channel) = self.list.get_mut(folded)
+        {
+            channel.members.insert(nick);
+        }
+    }
+
+    /// The channel that the server has put us on; `None` where it is one too many.
+    fn joined(&mut self, folded: String, name: &str) -> Option<&mut Channel> {
+        let forced = self.list.values().filter(|channel| !channel.configured).count();
+        if !self.list.contains_key(&folded) && (forced == FORCED_MAX || name.len() > NAME_BYTES_MAX) {
+            return None;
+        }
+        Some(self.list.entry(folded).or_insert_with(|| {
+            tracing::info!(channel = name, "the server put us on a channel that is not in the settings");
+            Channel { configured: false, ..Channel::new(&Wanted { name: name.to_owned(), key: None }) }
+        }))
     }
 
     pub(super) fn reach(&self, folded: &str) -> Reach {
@@ -280,11 +307,7 @@ impl Session {
     ) {
         let folded = self.support.fold(name);
         if !self.is_me(&who.nick) {
-            if let Some(channel) = self.channels.list.get_mut(&folded)
-                && channel.members.len() < MEMBERS_MAX
-            {
-                channel.members.insert(self.support.fold(&who.nick));
-            }
+            self.channels.add_member(&folded, self.support.fold(&who.nick));
             let event = self.event(kind::JOIN, name, who, message);
             let event = match account {
                 Some(account) if account != "*" && self.registration.enabled.contains("extended-join") => {
@@ -295,10 +318,7 @@ impl Session {
             return self.publish(event, "");
         }
         self.mask = who.host.clone().or(self.mask.take());
-        let channel = self.channels.list.entry(folded).or_insert_with(|| {
-            tracing::info!(channel = name, "the server put us on a channel that is not in the settings");
-            Channel { configured: false, ..Channel::new(&Wanted { name: name.to_owned(), key: None }) }
-        });
+        let Some(channel) = self.channels.joined(folded, name) else { return };
         channel.state = State::Joined { since: now };
         channel.members.clear();
         tracing::info!(channel = name, "joined");

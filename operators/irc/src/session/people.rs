@@ -7,16 +7,14 @@ use libeevee::chat::kind;
 use tokio::time::Instant;
 
 use super::Session;
-use super::channels::MEMBERS_MAX;
+use super::channels::NAME_BYTES_MAX;
 use crate::mapping::{Place, Speaker, event};
 
 impl Session {
     pub(super) fn on_names(&mut self, name: &str, list: &str) {
-        let Some(channel) = self.channels.list.get_mut(&self.support.fold(name)) else { return };
+        let folded = self.support.fold(name);
         for listed in list.split_ascii_whitespace() {
-            if channel.members.len() < MEMBERS_MAX {
-                channel.members.insert(self.support.fold(self.support.bare_nick(listed)));
-            }
+            self.channels.add_member(&folded, self.support.fold(self.support.bare_nick(listed)));
         }
     }
 
@@ -36,7 +34,13 @@ impl Session {
 
     pub(super) fn on_nick(&mut self, message: &Message, who: &Speaker, new: &str, now: Instant) {
         let (old, folded) = (self.support.fold(&who.nick), self.support.fold(new));
-        let shared = self.shared(|members| members.remove(&old) && members.insert(folded.clone()));
+        let shared = self.shared(|members| {
+            let was_there = members.remove(&old);
+            if was_there && folded.len() <= NAME_BYTES_MAX {
+                members.insert(folded.clone());
+            }
+            was_there
+        });
         if self.is_me(&who.nick) {
             return self.on_own_nick(new, now);
         }

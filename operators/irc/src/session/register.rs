@@ -45,6 +45,14 @@ pub(super) struct Registration {
     nick_tries: u32,
 }
 
+#[cfg(test)]
+impl Registration {
+    /// Words of the server that are kept.
+    pub(super) fn remembered(&self) -> usize {
+        self.offered.len() + self.enabled.len()
+    }
+}
+
 impl Session {
     pub(super) fn register(&mut self) {
         let config = self.config.clone();
@@ -65,7 +73,10 @@ impl Session {
             CapSubCommand::LS | CapSubCommand::NEW => {
                 for capability in list.split_ascii_whitespace() {
                     let (name, value) = capability.split_once('=').unwrap_or((capability, ""));
-                    self.registration.offered.insert(name.to_owned(), value.to_owned());
+                    // A list may go on for ever; of what we cannot use nothing is kept.
+                    if is_useful(name) {
+                        self.registration.offered.insert(name.to_owned(), value.to_owned());
+                    }
                 }
                 if !more {
                     self.request_capabilities();
@@ -75,7 +86,7 @@ impl Session {
                 for name in list.split_ascii_whitespace() {
                     match name.strip_prefix('-') {
                         Some(gone) => self.registration.enabled.remove(gone),
-                        None => self.registration.enabled.insert(name.to_owned()),
+                        None => is_useful(name) && self.registration.enabled.insert(name.to_owned()),
                     };
                 }
                 if !more {
@@ -292,6 +303,10 @@ impl Session {
             self.mask = Some(own_mask(user, &format!("{user}@{host}")));
         }
     }
+}
+
+fn is_useful(capability: &str) -> bool {
+    capability == "sasl" || CAPABILITIES.contains(&capability)
 }
 
 /// `nick_`, `nick__`, `nick___`, and then short ones with a number, for servers that allow nine characters.
