@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::connect::{Connect, Link};
 use super::reconnect::Backoff;
 use super::shared::{Open, Phase, Shared, State, Taken, away};
-use super::subscription::{Flow, Item};
+use super::subscription::{Flow, Item, OpenGap};
 use crate::error::{Error, ErrorKind};
 use crate::wire::{Code, Content, Frame, Text};
 
@@ -49,6 +49,10 @@ pub(super) struct Driver {
 pub(super) struct Route {
     pub(super) events: mpsc::UnboundedSender<Item>,
     pub(super) flow: Arc<Flow>,
+    /// Whether the age of its messages counts.
+    pub(super) expires: bool,
+    /// The gaps that were told since the last message, one of each reason.
+    pub(super) gaps: Vec<OpenGap>,
 }
 
 impl Driver {
@@ -118,6 +122,7 @@ impl Driver {
                     self.connected = Instant::now();
                     self.highest = welcome.last_id;
                     self.link = link;
+                    self.routes.clear();
                     self.bye = None;
                     if self.shared.resume(welcome) {
                         tracing::info!("connected to the bus again after {:.1?}", began.elapsed());

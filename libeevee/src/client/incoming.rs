@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::BytesMut;
+use tokio::time::Instant;
 
 use super::connect::read_error;
 use super::driver::{Driver, Route};
 use super::notice::Notice;
 use super::shared::{Open, State};
-use super::subscription::Item;
+use super::subscription::{Item, OpenGap};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Gap, GapReason};
 use crate::wire::{Code, Content, Deliver, Frame, Refusal};
@@ -35,13 +36,18 @@ impl Driver {
         }
     }
 
-    fn route(&mut self, number: u32) -> Option<&Route> {
+    fn route(&mut self, number: u32) -> Option<&mut Route> {
         match self.routes.entry(number) {
             Slot::Occupied(route) => Some(route.into_mut()),
             Slot::Vacant(free) => {
                 let state = self.shared.lock();
                 let entry = state.subscriptions.get(&number)?;
-                Some(free.insert(Route { events: entry.events.clone(), flow: Arc::clone(&entry.flow) }))
+                Some(free.insert(Route {
+                    events: entry.events.clone(),
+                    flow: Arc::clone(&entry.flow),
+                    expires: entry.expires(),
+                    gaps: Vec::new(),
+                }))
             }
         }
     }
@@ -49,7 +55,7 @@ impl Driver {
     fn deliver(&mut self, number: u32, deliver: Deliver) -> Result<(), Error> {
         self.highest = self.highest.max(deliver.id);
         // Without a subscription it was on its way while the subscription ended.
-        let Some(Route { events, flow }) = self.route(number) else { return Ok(()) };
+        let Some(Route { events, flow, expires, gaps }) = self.route(number) else { return Ok(()) };
         let messages = flow.delivered_messages.load(Relaxed);
         let granted = flow.granted_messages.load(Relaxed);
         if messages >= granted {
@@ -61,8 +67,10 @@ impl Driver {
         let bytes = flow.delivered_bytes.load(Relaxed) + deliver.document.bytes().len() as u64;
         flow.delivered_bytes.store(bytes, Relaxed);
         flow.last_seen.store(flow.last_seen.load(Relaxed).max(deliver.id), Relaxed);
+        gaps.clear();
+        let came = expires.then(Instant::now);
         // It may be dropped in this moment.
-        let _ = events.send(Item::Message(deliver));
+        let _ = events.send(Item::Message(deliver, came));
         Ok(())
     }
 
@@ -80,9 +88,14 @@ impl Driver {
                 let reason = GapReason::from_code(notice.reason).unwrap_or(GapReason::Disconnected);
                 let gap = Gap { first: notice.first, last: notice.last, count: notice.count, reason };
                 self.highest = self.highest.max(gap.last);
-                if let Some(Route { events, flow }) = self.route(number) {
+                if let Some(Route { events, flow, gaps, .. }) = self.route(number) {
                     flow.last_seen.store(flow.last_seen.load(Relaxed).max(gap.last), Relaxed);
-                    let _ = events.send(Item::Gap(gap));
+                    if !gaps.iter().any(|open| open.extend(&gap)) {
+                        gaps.retain(OpenGap::is_open);
+                        let open = OpenGap::new(gap);
+                        gaps.push(open.clone());
+                        let _ = events.send(Item::Gap(open));
+                    }
                 }
             }
             Content::Grant(grant) if number == 0 => {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::notice::Notice;
 use super::publish::document;
 use super::shared::{Credit, Open, Phase, Shared, State, away};
-use super::subscription::Item;
+use super::subscription::{Item, OpenGap};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Gap, GapReason};
 use crate::wire::{Content, Frame, Text, Welcome};
@@ -102,7 +102,7 @@ fn subscribe_again(state: &mut State, crashed: bool) {
         if entry.opened.is_none() && (crashed || last > seen) {
             let reason = if crashed { GapReason::BusCrash } else { GapReason::Disconnected };
             let gap = Gap { first: seen + 1, last: last.max(seen + 1), count: None, reason };
-            let _ = entry.events.send(Item::Gap(gap));
+            let _ = entry.events.send(Item::Gap(OpenGap::new(gap)));
         }
     }
     for frame in frames {

@@ -4,19 +4,20 @@
 //! small is the window. The bus delivers no more than was granted, and grants follow what the user takes out, so a slow
 //! user holds up its own subscription and nothing else.
 
-use std::future::IntoFuture;
+use std::future::{IntoFuture, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::shared::{Phase, Shared, State};
 use crate::error::{Error, ErrorKind};
-use crate::message::{Delivery, Gap, Message, Timestamp};
+use crate::message::{Delivery, Gap, GapReason, Message, Timestamp};
 use crate::wire::limits::SUBSCRIPTION_FILTERS_MAX;
 use crate::wire::{Content, Deliver, Frame, Grant, Overflow, Subscribe};
 
@@ -135,8 +136,10 @@ impl SubscribeBuilder {
         self
     }
 
-    /// What waited longer in the bus's queue is told as a gap with reason `expired` instead of being delivered; in whole
-    /// milliseconds, at least one.
+    /// What waited longer, in the bus's queue or then here, is told as a gap with reason `expired` instead of being
+    /// delivered; in whole milliseconds, at least one.
+    ///
+    /// Each of the two waits has this limit, so that a message is at most twice as old.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.subscribe.max_age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX).max(1);
         self
@@ -164,6 +167,7 @@ impl SubscribeBuilder {
             .limited(SUBSCRIPTION_FILTERS_MAX as u64, filters as u64));
         }
         let (window_messages, window_bytes) = (subscribe.window_messages, subscribe.window_bytes);
+        let age_max = (subscribe.max_age_ms > 0).then(|| Duration::from_millis(subscribe.max_age_ms));
         #[allow(
             clippy::disallowed_methods,
             reason = "the window bounds it, and a bounded channel locks for each message"
@@ -184,6 +188,8 @@ impl SubscribeBuilder {
         let subscription = Subscription {
             number,
             events,
+            ahead: None,
+            age_max,
             taken: (0, 0),
             grant_at: (window_messages.div_ceil(2), window_bytes.div_ceil(2)),
             failure: None,
@@ -213,6 +219,10 @@ impl IntoFuture for SubscribeBuilder {
 pub struct Subscription {
     number: u32,
     events: mpsc::UnboundedReceiver<Item>,
+    /// Taken out of `events` to see whether it has expired, too.
+    ahead: Option<Item>,
+    /// How long a message may have waited.
+    age_max: Option<Duration>,
     /// Messages and bytes taken out since the last grant.
     taken: (u64, u64),
     /// How many make a grant worth a frame.
@@ -225,13 +235,12 @@ impl Subscription {
     /// The next event; `None` when the client was closed, or the subscription ended, and everything was taken. Dropping
     /// the future loses nothing.
     pub async fn next(&mut self) -> Option<Event> {
-        let item = self.events.recv().await?;
-        self.take(item)
+        poll_fn(|cx| self.poll_event(cx)).await
     }
 
     /// The next event, if one is here already.
     pub fn try_next(&mut self) -> Option<Event> {
-        let item = self.events.try_recv().ok()?;
+        let item = self.ahead.take().or_else(|| self.events.try_recv().ok())?;
         self.take(item)
     }
 
@@ -245,23 +254,66 @@ impl Subscription {
         self.number
     }
 
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        match self.ahead.take() {
+            Some(item) => Poll::Ready(self.take(item)),
+            None => self.events.poll_recv(cx).map(|item| self.take(item?)),
+        }
+    }
+
     fn take(&mut self, item: Item) -> Option<Event> {
         match item {
-            Item::Message(deliver) => {
-                self.taken.0 += 1;
-                self.taken.1 += deliver.document.bytes().len() as u64;
-                if self.taken.0 >= self.grant_at.0 || self.taken.1 >= self.grant_at.1 {
-                    let (messages, bytes) = std::mem::take(&mut self.taken);
-                    self.shared.grant(self.number, messages, bytes);
-                }
+            Item::Message(deliver, came) if self.has_expired(&deliver, came) => {
+                Some(Event::Gap(self.take_expired(&deliver)))
+            }
+            Item::Message(deliver, _) => {
+                self.consumed(&deliver);
                 Some(Event::Message(message(deliver)))
             }
-            Item::Gap(gap) => Some(Event::Gap(gap)),
+            Item::Gap(gap) => gap.close().map(Event::Gap),
             Item::Failed(error) => {
                 self.failure = Some(error);
                 None
             }
         }
+    }
+
+    /// The window opens by what the user takes.
+    fn consumed(&mut self, deliver: &Deliver) {
+        self.taken.0 += 1;
+        self.taken.1 += deliver.document.bytes().len() as u64;
+        if self.taken.0 >= self.grant_at.0 || self.taken.1 >= self.grant_at.1 {
+            let (messages, bytes) = std::mem::take(&mut self.taken);
+            self.shared.grant(self.number, messages, bytes);
+        }
+    }
+
+    /// What is in the window has left the bus's queue, and nobody else looks how old it gets while its user is halted or
+    /// slow.
+    fn has_expired(&self, deliver: &Deliver, came: Option<Instant>) -> bool {
+        self.age_max.zip(came).is_some_and(|(age_max, came)| {
+            came.elapsed().saturating_add(Duration::from_millis(deliver.waited_ms)) > age_max
+        })
+    }
+
+    /// The gap in place of an expired message and of those behind it that have expired, too.
+    fn take_expired(&mut self, first: &Deliver) -> Gap {
+        self.consumed(first);
+        let mut gap = Gap { first: first.id, last: first.id, count: Some(1), reason: GapReason::Expired };
+        while let Ok(item) = self.events.try_recv() {
+            match item {
+                Item::Message(deliver, came) if self.has_expired(&deliver, came) => {
+                    self.consumed(&deliver);
+                    gap.last = deliver.id;
+                    gap.count = gap.count.map(|count| count + 1);
+                }
+                other => {
+                    self.ahead = Some(other);
+                    break;
+                }
+            }
+        }
+        gap
     }
 }
 
@@ -269,7 +321,7 @@ impl Stream for Subscription {
     type Item = Event;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.events.poll_recv(cx).map(|item| self.take(item?))
+        self.poll_event(cx)
     }
 }
 
@@ -303,9 +355,48 @@ fn message(deliver: Deliver) -> Message {
 /// What the driver hands over. Documents are opened on the user's side, so that the driver stays quick.
 #[derive(Debug)]
 pub(super) enum Item {
-    Message(Deliver),
-    Gap(Gap),
+    /// And when it came, where its age counts.
+    Message(Deliver, Option<Instant>),
+    Gap(OpenGap),
     Failed(Error),
+}
+
+/// A gap that its user may not have taken yet. The bus tells gaps without regard to the window, and under a fast
+/// publisher many: those with no message between them become one, so that a user who takes nothing holds no more than
+/// one of each reason.
+#[derive(Debug, Clone)]
+pub(super) struct OpenGap(Arc<Mutex<Option<Gap>>>);
+
+impl OpenGap {
+    pub(super) fn new(gap: Gap) -> Self {
+        Self(Arc::new(Mutex::new(Some(gap))))
+    }
+
+    /// Makes a later gap part of this one, if it was not taken yet and has the same reason.
+    pub(super) fn extend(&self, later: &Gap) -> bool {
+        match &mut *self.gap() {
+            Some(gap) if gap.reason == later.reason => {
+                gap.first = gap.first.min(later.first);
+                gap.last = gap.last.max(later.last);
+                gap.count = gap.count.zip(later.count).map(|(a, b)| a.saturating_add(b));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.gap().is_some()
+    }
+
+    /// Takes the gap; a later one is one of its own.
+    fn close(&self) -> Option<Gap> {
+        self.gap().take()
+    }
+
+    fn gap(&self) -> MutexGuard<'_, Option<Gap>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What was granted and what came, over all connections. The driver counts what comes; grants are under the lock.
@@ -342,6 +433,11 @@ impl Entry {
             ..Flow::default()
         };
         Self { subscribe, events, flow: Arc::new(flow), opened: Some(opened), debt: 0 }
+    }
+
+    /// Whether the age of its messages counts.
+    pub(super) const fn expires(&self) -> bool {
+        self.subscribe.max_age_ms > 0
     }
 
     fn frame(&self, number: u32) -> Frame {
