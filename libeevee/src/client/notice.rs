@@ -46,7 +46,8 @@ pub enum Notice {
     /// The bus is about to close this connection, and why.
     Bye(String),
     /// Something that nobody waits for was refused: a publish without confirmation, a reply, or a claim or subscription
-    /// that was made again after a reconnect. It is logged already.
+    /// that was made again after a reconnect. It is logged already, and left out where a receiver leaves many notices
+    /// unread: no flood of them shall cost it another notice.
     Refused {
         /// What [`Client::publish_with`](crate::Client::publish_with) returned; 0 where the bus names none.
         number: u32,
@@ -131,12 +132,21 @@ impl Notices {
             self.backlog.push_back(notice);
             return;
         }
-        self.receivers.retain(|receiver| match receiver.try_send(notice.clone()) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(lost)) => {
-                tracing::warn!(unread = NOTICES_MAX, ?lost, "a notice of the bus was dropped, nobody reads them");
-                true
+        let refused = matches!(notice, Notice::Refused { .. });
+        self.receivers.retain(|receiver| {
+            if refused && receiver.capacity() < NOTICES_MAX / 2 {
+                return !receiver.is_closed();
+            }
+            match receiver.try_send(notice.clone()) {
+                Ok(()) => true,
+                Err(mpsc::error::TrySendError::Closed(_)) => false,
+                // It may hold a whole module file, so it is not shown.
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    if self.log.admit().is_some() {
+                        tracing::warn!(unread = NOTICES_MAX, "a notice of the bus was dropped, nobody reads them");
+                    }
+                    true
+                }
             }
         });
     }

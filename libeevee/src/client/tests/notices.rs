@@ -3,7 +3,7 @@
 use super::*;
 use crate::client::Notice;
 use crate::error::ErrorKind;
-use crate::wire::{Content, Flag, Frame, Module, OperatorState, Verdict};
+use crate::wire::{Code, Content, Flag, Frame, Module, OperatorState, Verdict};
 
 #[tokio::test]
 async fn a_reload_goes_through_verdict_to_commit_or_abort() {
@@ -62,9 +62,30 @@ async fn frames_of_later_versions_are_skipped_or_refused() {
     peer.write(&[8, 0, 0, 0, 200, 0, 0, 0, 3, 0, 0, 0]).await;
     let frame = peer.frame().await;
     assert_eq!(frame.number, 3);
-    assert!(matches!(frame.content, Content::Error(refusal) if refusal.code == crate::wire::Code::UnknownType as u16));
+    assert!(matches!(frame.content, Content::Error(refusal) if refusal.code == Code::UnknownType as u16));
     // Of this version, but not for clients.
     peer.send(4, Content::Unsubscribe).await;
     assert!(matches!(peer.frame().await, Frame { number: 4, content: Content::Error(_), .. }));
     assert!(client.is_connected());
+}
+
+/// A publisher that is refused in a loop must not cost its operator a halt or a reload.
+#[tokio::test]
+async fn a_flood_of_refusals_displaces_no_other_notice() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let mut notices = client.notices();
+    for number in 1..=2000 {
+        peer.send(1 << 31 | number, refusal(Code::Denied, "not you")).await;
+    }
+    peer.send(0, Content::Halted(Flag { on: true })).await;
+    let script = async {
+        let Content::Ping(value) = peer.frame().await.content else { panic!() };
+        peer.send(0, Content::Pong(value)).await;
+    };
+    let (pong, ()) = tokio::join!(soon("a pong", client.ping()), script);
+    pong.unwrap();
+    let told: Vec<Notice> = std::iter::from_fn(|| notices.try_next()).collect();
+    assert!(matches!(told.last(), Some(Notice::Halted(true))), "{:?} of {}", told.last(), told.len());
+    assert!(told.len() > 500);
 }
