@@ -85,11 +85,10 @@ impl Driver {
                 reason = shared.given_up() => Err(reason),
             };
             let Err(reason) = served else { return Ok(()) };
-            if self.shared.is_closing() {
+            if !self.shared.lose(&reason, &self.writing, self.written) {
                 return Err(reason.context("the connection was lost before everything was written"));
             }
             tracing::warn!("the connection to the bus is lost: {reason}");
-            self.shared.lose(&reason, &self.writing, self.written);
             self.writing.clear();
             self.written = 0;
             if !self.connect.reconnect {
@@ -122,8 +121,8 @@ impl Driver {
                     self.connected = Instant::now();
                     self.highest = welcome.last_id;
                     self.link = link;
-                    self.routes.clear();
                     self.bye = None;
+                    self.routes.clear();
                     if self.shared.resume(welcome) {
                         tracing::info!("connected to the bus again after {:.1?}", began.elapsed());
                         return Ok(true);
@@ -249,10 +248,6 @@ impl Shared {
                 return reason;
             }
         }
-    }
-
-    fn is_closing(&self) -> bool {
-        matches!(self.lock().phase, Phase::Closing)
     }
 
     /// The reason shown to those who ask while the bus is away is the latest one.

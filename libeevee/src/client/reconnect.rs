@@ -37,17 +37,19 @@ impl Backoff {
 }
 
 impl Shared {
-    /// The connection is lost. `unwritten` is what the driver had taken to write; its first `begun` bytes may have
+    /// The connection is lost. `unwritten` is what the driver had taken to write; its first `written` bytes may have
     /// reached the bus.
-    pub(super) fn lose(&self, reason: &Error, unwritten: &[u8], begun: usize) {
+    ///
+    /// False where the client was closed meanwhile, so that what was not written stays so.
+    pub(super) fn lose(&self, reason: &Error, unwritten: &[u8], written: usize) -> bool {
         let mut guard = self.lock();
         let state: &mut State = &mut guard;
         if !matches!(state.phase, Phase::Up) {
-            return;
+            return false;
         }
         state.phase = Phase::Away(reason.clone());
         let outbox = std::mem::take(&mut state.outbox);
-        let kept = documents(unwritten, begun).into_iter().chain(documents(&outbox, 0));
+        let kept = documents(unwritten, written).into_iter().chain(documents(&outbox, 0));
         state.retained.extend(kept);
         let kept: HashSet<u32> = state.retained.iter().map(|frame| frame.number).collect();
         let error = away(reason);
@@ -64,6 +66,7 @@ impl Shared {
         state.reloads.clear();
         state.credit = Credit::default();
         state.notices.tell(Notice::Disconnected(reason.clone()));
+        true
     }
 
     /// A new connection was welcomed: says again what the bus has to know. False if the client was closed meanwhile.
@@ -151,13 +154,14 @@ fn publish_retained(state: &mut State) {
     }
 }
 
-/// The frames with documents among `bytes` that start at `from` or later.
-fn documents(bytes: &[u8], from: usize) -> Vec<Frame> {
+/// The frames with documents among `bytes` that are not wholly among the first `written`: the bus cannot have taken them,
+/// as it drops a frame that is cut off.
+fn documents(bytes: &[u8], written: usize) -> Vec<Frame> {
     let mut frames = Vec::new();
     let mut at = 0;
     while let Some(prefix) = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>) {
         let end = at + 4 + u32::from_le_bytes(*prefix) as usize;
-        if at >= from
+        if end > written
             && let Some(body) = bytes.get(at + 4..end)
             && let Ok(Some(frame)) = Frame::decode(Bytes::copy_from_slice(body))
             && document(&frame.content).is_some()
@@ -214,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn only_documents_that_were_not_begun_are_kept() {
+    fn documents_that_cannot_have_arrived_are_kept() {
         let publish = |number: u32| {
             let document = (&Document::new([("n", number.to_string())], "x").unwrap()).into();
             let content = Content::Publish(Publish { cause: None, hops: 0, epoch: 0, sequence: 0, document });
@@ -223,12 +227,13 @@ mod tests {
         let frames =
             [publish(1), Frame::new(0, Content::Ping(Value { value: 1 })), publish(2), publish(3)].map(|f| f.encode());
         let bytes = frames.concat();
-        let numbers = |from| documents(&bytes, from).iter().map(|frame| frame.number).collect::<Vec<_>>();
+        let numbers = |written| documents(&bytes, written).iter().map(|frame| frame.number).collect::<Vec<_>>();
         assert_eq!(numbers(0), [1, 2, 3]);
-        assert_eq!(numbers(1), [2, 3]);
+        assert_eq!(numbers(frames[0].len() - 1), [1, 2, 3]);
+        assert_eq!(numbers(frames[0].len()), [2, 3]);
         let second = frames[0].len() + frames[1].len();
-        assert_eq!(numbers(second), [2, 3]);
-        assert_eq!(numbers(second + 1), [3]);
+        assert_eq!(numbers(second + frames[2].len() - 1), [2, 3]);
+        assert_eq!(numbers(second + frames[2].len()), [3]);
         assert_eq!(numbers(bytes.len()), [0; 0]);
     }
 }

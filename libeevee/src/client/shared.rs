@@ -109,8 +109,8 @@ pub(super) struct State {
     pub(super) given_up: Option<Error>,
     /// Whole frames that the driver has not taken yet.
     pub(super) outbox: Vec<u8>,
-    /// Documents that were accepted and that no byte was written of when the connection was lost; they go out with the
-    /// next one. Credit bounds them.
+    /// Documents that were accepted and not written to their last byte when the connection was lost; they go out with
+    /// the next one. Credit bounds them.
     pub(super) retained: Vec<Frame>,
     /// What this operator last said of itself; `true` while it is to be written.
     pub(super) status: Option<(Status, bool)>,
