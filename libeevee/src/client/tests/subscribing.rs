@@ -154,6 +154,74 @@ async fn a_slow_user_holds_up_nobody_else() {
     assert_eq!(peer.grant().await.1.messages, 128);
 }
 
+/// The bus tells gaps beside the window, so this is all that bounds them under a publisher that never pauses.
+#[tokio::test]
+async fn gaps_that_nobody_takes_are_one() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (mut slow, number) = open(&client, &mut peer, 1).await;
+    let gap =
+        |first, reason: GapReason| Content::Gap(GapNotice { first, last: first, count: Some(2), reason: reason as u8 });
+    peer.deliver(number, 1, "x").await;
+    for id in 2..1002 {
+        peer.send(number, gap(id, GapReason::QueueFull)).await;
+        peer.send(number, gap(id, GapReason::Expired)).await;
+    }
+    let script = async {
+        let Content::Ping(value) = peer.frame().await.content else { panic!() };
+        peer.send(0, Content::Pong(value)).await;
+        peer
+    };
+    let (pong, mut peer) = tokio::join!(soon("a pong", client.ping()), script);
+    pong.unwrap();
+    assert_eq!(message(&mut slow).await, 1);
+    for reason in [GapReason::QueueFull, GapReason::Expired] {
+        let all = Gap { first: 2, last: 1001, count: Some(2000), reason };
+        assert_eq!(slow.try_next(), Some(Event::Gap(all)));
+    }
+    assert_eq!(slow.try_next(), None);
+    // What comes after it was taken, or after a message, is one of its own.
+    assert_eq!(peer.grant().await.1.messages, 1);
+    peer.send(number, gap(2000, GapReason::QueueFull)).await;
+    peer.deliver(number, 2001, "x").await;
+    peer.send(number, gap(2002, GapReason::QueueFull)).await;
+    let one = |first| Event::Gap(Gap { first, last: first, count: Some(2), reason: GapReason::QueueFull });
+    assert_eq!(soon("a gap", slow.next()).await, Some(one(2000)));
+    assert_eq!(message(&mut slow).await, 2001);
+    assert_eq!(soon("a gap", slow.next()).await, Some(one(2002)));
+}
+
+/// A message in the window is no longer in the bus's queue; while its user is halted or slow it grows old here.
+#[tokio::test]
+async fn what_waited_here_for_too_long_is_no_work_any_more() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let script = async {
+        let (number, _) = peer.subscribe().await;
+        peer.send(number, Content::Ok).await;
+        for id in 1..=3 {
+            peer.deliver(number, id, "old").await;
+        }
+        number
+    };
+    let orders = client.subscribe("*").max_age(Duration::from_secs(300)).window(4, 1 << 20);
+    let (orders, number) = tokio::join!(orders, script);
+    let mut orders = orders.unwrap();
+    assert_eq!(message(&mut orders).await, 1);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // The clock of the runtime is moved, not waited for.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(301)).await;
+    tokio::time::resume();
+    peer.deliver(number, 4, "new").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let expired = Gap { first: 2, last: 3, count: Some(2), reason: GapReason::Expired };
+    assert_eq!(orders.try_next(), Some(Event::Gap(expired)));
+    assert_eq!(peer.grant().await.1.messages, 2);
+    assert_eq!(message(&mut orders).await, 4);
+    assert_eq!(peer.grant().await.1.messages, 2);
+}
+
 #[tokio::test]
 async fn a_bus_that_ignores_the_window_is_cut_off() {
     let bus = Bus::new();
