@@ -262,6 +262,23 @@ async fn the_watchdog_goes_through_loop_and_bus() {
     }
 }
 
+/// The loop of this clock publishes each tick itself, so it waits for the bus and not in `next`.
+#[tokio::test]
+async fn a_loop_that_publishes_outlives_an_outage() {
+    let mut place = Place::new();
+    place.watchdog = Some(Duration::from_secs(2));
+    let bus = place.bus();
+    let (_operator, session) = place.ready(&bus, "clock", &CLOCK.replace("3600000", "10")).await;
+    drop(bus);
+    session.close();
+    place.systemd.expect("STATUS=bus away ").await;
+    for _ in 0..3 {
+        let began = Instant::now();
+        place.systemd.expect("WATCHDOG=1").await;
+        assert!(began.elapsed() < Duration::from_millis(1900), "{:?}", began.elapsed());
+    }
+}
+
 #[tokio::test]
 async fn halt_and_resume_by_the_bus() {
     let place = Place::new();

@@ -30,6 +30,8 @@
 //!
 //! The operator's loop has to come back to `next`: the watchdog's beat passes through it. Wait for a network beside it
 //! with `tokio::select!`, and put work that takes long into a task (`tokio::task::spawn_local`) with an [`InHand`].
+//! The loop may wait for the bus in [`Operator::publish`], [`Operator::subscribe`] and [`Operator::claim`], through which
+//! the beat passes, too: while the bus is away, nobody is killed for that. It hears of no other event meanwhile.
 //! All of an operator runs in one thread; what computes for long belongs into `spawn_blocking`.
 //!
 //! A child process must not inherit what systemd gave to the operator alone: take the variables in
@@ -121,7 +123,7 @@ impl<S: Settings> Operator<S> {
     /// # Errors
     /// As [`Client::publish`].
     pub async fn publish(&self, message: impl Into<Outgoing>) -> Result<(), Error> {
-        self.inner.client.publish(message).await
+        self.inner.wait_for_bus(self.inner.client.publish(message)).await
     }
 
     /// Claims a name (`platform/network`) for this operator alone; see [`Client::claim`].
@@ -129,7 +131,7 @@ impl<S: Settings> Operator<S> {
     /// # Errors
     /// As [`Client::claim`]; `Refused(already-connected)` names the holder.
     pub async fn claim(&self, name: &str) -> Result<(), Error> {
-        self.inner.client.claim(name).await
+        self.inner.wait_for_bus(self.inner.client.claim(name)).await
     }
 
     /// The work has begun: READY=1. For a connector it has begun with the first attempt to connect; a network that is

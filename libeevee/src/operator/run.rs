@@ -122,7 +122,7 @@ async fn operate<S: Settings>(
         failure = inner.failed() => Err(failure),
         never = watch::watchdog(&inner) => match never {},
         never = watch::away(&inner) => match never {},
-        done = main(Operator { inner: inner.clone() }) => done.map(|()| Exit::DONE),
+        done = inner.run_loop(main(Operator { inner: inner.clone() })) => done.map(|()| Exit::DONE),
     };
     inner.stop();
     // Answers that were given before the end are still on their way.

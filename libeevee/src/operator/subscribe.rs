@@ -59,7 +59,7 @@ impl<S: Settings> IntoFuture for OperatorSubscribe<S> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let subscription = self.builder.await?;
+            let subscription = self.inner.wait_for_bus(self.builder.into_future()).await?;
             let number = subscription.number();
             self.inner.add_subscription(self.route, subscription);
             Ok(number)

@@ -207,6 +207,28 @@ async fn a_loop_that_does_not_come_back_has_no_beat() {
 }
 
 #[tokio::test]
+async fn a_loop_that_waits_for_the_bus_has_a_beat_and_its_tasks_have_none() {
+    with::<NoSettings>("", async |op, session| {
+        session.close();
+        while op.client().is_connected() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        tokio::select! {
+            published = op.inner.run_loop(op.publish(Document::default())) => panic!("{published:?}"),
+            () = async {
+                soon("the beat", op.inner.beat()).await;
+                soon("another beat", op.inner.beat()).await;
+            } => {}
+        }
+        tokio::select! {
+            published = op.publish(Document::default()) => panic!("{published:?}"),
+            beat = timeout(Duration::from_millis(100), op.inner.beat()) => assert!(beat.is_err()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_reload_that_nobody_decides_is_refused() {
     with::<Greeting>("[settings]\ngreeting = \"old\"", async |op, mut session| {
         let changed = || module("test", "test", "[settings]\ngreeting = \"new\"");
