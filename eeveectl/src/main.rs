@@ -7,6 +7,7 @@ mod complete;
 mod context;
 mod modules;
 mod output;
+mod secrets;
 mod systemctl;
 mod unit;
 mod verbs;

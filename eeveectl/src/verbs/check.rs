@@ -14,7 +14,7 @@ use tokio::process::Command;
 use super::worse;
 use crate::cli::Target;
 use crate::context::Context;
-use crate::{modules, output};
+use crate::{modules, output, secrets};
 
 /// Checking a file of 1 MiB takes milliseconds; a program that takes this long does something else.
 const WAIT: Duration = Duration::from_secs(20);
@@ -118,14 +118,23 @@ pub(crate) async fn module(path: &Path, id: Option<&OperatorId>) -> Checked {
         Ok(file) => file.kind,
         Err(diagnosis) => return Checked::bad(diagnosis),
     };
-    if let Some(error) = unnamed.filter(|_| kind == NAMELESS.as_str()) {
+    if let Some(error) = unnamed.as_ref().filter(|_| kind == NAMELESS.as_str()) {
         return Checked::bad(
             Diagnosis::file(&name, format!("the file is named after no operator: {error}"))
                 .help("name it ID.toml, or write kind = \"...\" in it"),
         );
     }
     match Programs::installed().find(&kind) {
-        Ok(program) => by_program(&program, path).await,
+        Ok(program) => {
+            let mut checked = by_program(&program, path).await;
+            if checked.exit == Exit::DONE && unnamed.is_none() {
+                for warning in secrets::missing(&id, &name, &text) {
+                    checked.text.push_str(&warning);
+                    checked.text.push('\n');
+                }
+            }
+            checked
+        }
         Err(error) => Checked::bad(Diagnosis::file(&name, error.to_string())),
     }
 }
