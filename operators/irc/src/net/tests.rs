@@ -1,5 +1,7 @@
 //! The connection against a real server: ngircd on loopback, with its own configuration and a free port.
 
+mod login;
+
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -34,12 +36,7 @@ impl Server {
     async fn start_on((port, tls_port): (u16, u16)) -> Option<Self> {
         let Some(program) = ["/usr/sbin/ngircd", "/usr/bin/ngircd"].into_iter().find(|path| Path::new(path).exists())
         else {
-            assert!(std::env::var_os("CI").is_none(), "ngircd is not installed, and this is CI");
-            let mut terminal = std::io::stderr();
-            let _ = std::io::Write::write_all(
-                &mut terminal,
-                b"\nSKIPPED: ngircd is not installed (apt-get install ngircd): the IRC connection is NOT tested\n",
-            );
+            skipped("ngircd", "the IRC connection is");
             return None;
         };
         let directory = TempDir::new().unwrap();
@@ -98,6 +95,13 @@ impl Drop for Server {
     }
 }
 
+/// In CI everything is installed.
+fn skipped(package: &str, what: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{package} is not installed, and this is CI");
+    let text = format!("\nSKIPPED: {package} is not installed (apt-get install {package}): {what} NOT tested\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+}
+
 fn free_port() -> u16 {
     std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
@@ -121,13 +125,18 @@ struct Other {
 
 impl Other {
     async fn on(server: &Server, nick: &str, channel: &str) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+        let mut other = Self::at(server.port, nick).await;
+        other.say(&format!("JOIN {channel}")).await;
+        other.hears(" 366 ").await;
+        other
+    }
+
+    async fn at(port: u16, nick: &str) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let (reader, writer) = stream.into_split();
         let mut other = Self { lines: BufReader::new(reader).lines(), writer, seen: Vec::new() };
         other.say(&format!("NICK {nick}\r\nUSER {nick} 0 * :{nick}")).await;
-        other.hears(" 376 ").await;
-        other.say(&format!("JOIN {channel}")).await;
-        other.hears(" 366 ").await;
+        other.hears(" 001 ").await;
         other
     }
 
@@ -164,7 +173,11 @@ struct Ours {
 
 impl Ours {
     fn start(text: &str) -> Self {
-        let mut net = Net::new(plan(text));
+        Self::with(plan(text))
+    }
+
+    fn with(plan: Plan) -> Self {
+        let mut net = Net::new(plan);
         net.start();
         Self { net, seen: Vec::new() }
     }
