@@ -222,6 +222,9 @@ fn distrust(error: &rustls::Error) -> String {
 }
 
 #[cfg(test)]
+mod handshakes;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
