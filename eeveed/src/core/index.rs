@@ -49,12 +49,22 @@ impl Fields for View<'_> {
     }
 }
 
-/// A filter of a subscription, and the clause that it stands under.
+/// A filter of a subscription, and where it stands.
 #[derive(Debug)]
 struct Filed {
     slot: Slot,
     filter: Filter,
-    under: Option<(String, Vec<String>)>,
+    /// The key that it stands under; none for those that are looked through for every message.
+    key: Option<String>,
+    /// Its place under each value, sorted by value, so that it is taken out without a search. Without a key it has one
+    /// place, under the empty value.
+    places: Vec<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    value: String,
+    at: usize,
 }
 
 #[derive(Debug, Default)]
@@ -68,34 +78,38 @@ pub(crate) struct Index {
 impl Index {
     pub(crate) fn insert(&mut self, slot: Slot, filters: &[Filter]) {
         for filter in filters {
-            let under = self.most_selective(filter);
-            let filed = self.filed.insert(Filed { slot, filter: filter.clone(), under: under.clone() });
-            self.of_slot.entry(slot).or_default().push(filed);
-            match under {
-                None => self.rest.push(filed),
-                Some((key, values)) => {
-                    let by_value = self.equal.entry(key).or_default();
-                    for value in values {
-                        by_value.entry(value).or_default().push(filed);
-                    }
-                }
+            let (key, values) = match self.most_selective(filter) {
+                None => (None, vec![String::new()]),
+                Some((key, values)) => (Some(key), values),
+            };
+            let entry = self.filed.vacant_entry();
+            let mut places = Vec::with_capacity(values.len());
+            for value in values {
+                let bucket = match &key {
+                    None => &mut self.rest,
+                    Some(key) => self.equal.entry_ref(key).or_default().entry_ref(&value).or_default(),
+                };
+                bucket.push(entry.key());
+                places.push(Place { value, at: bucket.len() - 1 });
             }
+            self.of_slot.entry(slot).or_default().push(entry.key());
+            entry.insert(Filed { slot, filter: filter.clone(), key, places });
         }
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) {
         for at in self.of_slot.remove(&slot).unwrap_or_default() {
-            let filed = self.filed.remove(at);
-            let Some((key, values)) = filed.under else {
-                take_out(&mut self.rest, at);
+            let Filed { key, places, .. } = self.filed.remove(at);
+            let Some(key) = key else {
+                places.iter().for_each(|place| take_out(&mut self.filed, &mut self.rest, place));
                 continue;
             };
             let Some(by_value) = self.equal.get_mut(&key) else { continue };
-            for value in values {
-                if let Some(bucket) = by_value.get_mut(&value) {
-                    take_out(bucket, at);
+            for place in &places {
+                if let Some(bucket) = by_value.get_mut(&place.value) {
+                    take_out(&mut self.filed, bucket, place);
                     if bucket.is_empty() {
-                        by_value.remove(&value);
+                        by_value.remove(&place.value);
                     }
                 }
             }
@@ -150,8 +164,11 @@ impl Index {
     }
 }
 
-fn take_out(bucket: &mut Vec<usize>, filed: usize) {
-    if let Some(at) = bucket.iter().position(|known| *known == filed) {
-        bucket.swap_remove(at);
+/// Empties a place; the last of its bucket moves there.
+fn take_out(filed: &mut slab::Slab<Filed>, bucket: &mut Vec<usize>, place: &Place) {
+    bucket.swap_remove(place.at);
+    let Some(moved) = bucket.get(place.at).and_then(|moved| filed.get_mut(*moved)) else { return };
+    if let Ok(at) = moved.places.binary_search_by(|known| known.value.cmp(&place.value)) {
+        moved.places[at].at = place.at;
     }
 }
