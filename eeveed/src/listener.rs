@@ -25,6 +25,34 @@ struct Connections {
     waiting: RefCell<VecDeque<Rc<Notify>>>,
 }
 
+/// One connection among those of its uid, until it is dropped, however its task ends.
+struct Counted {
+    uid: u32,
+    connections: Rc<Connections>,
+}
+
+impl Counted {
+    /// Beside it, how many there are now.
+    fn new(connections: &Rc<Connections>, uid: u32) -> (Self, usize) {
+        let mut of_uid = connections.of_uid.borrow_mut();
+        let count = of_uid.entry(uid).or_default();
+        *count += 1;
+        (Self { uid, connections: connections.clone() }, *count)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut of_uid = self.connections.of_uid.borrow_mut();
+        if let Some(count) = of_uid.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                of_uid.remove(&self.uid);
+            }
+        }
+    }
+}
+
 /// A connection's place among those that have not said Hello; dropped when it has.
 pub(crate) struct Waiting {
     displaced: Rc<Notify>,
@@ -49,11 +77,20 @@ pub(crate) async fn accept(hub: Rc<Hub>, listener: UnixListener) {
     let connections = Rc::new(Connections::default());
     // Given up to accept and close one connection when there is no other descriptor left.
     let mut reserve = File::open("/dev/null").ok();
+    let mut last_line: Option<Instant> = None;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => admit(&hub, &connections, stream),
+            Ok((stream, _)) => {
+                admit(&hub, &connections, stream);
+                // Its Hello may be there already. Many that come at once, as after a restart of the bus, must not push
+                // each other out before anybody looked.
+                tokio::task::yield_now().await;
+            }
             Err(error) => {
-                tracing::error!("cannot accept a connection: {error}");
+                if last_line.is_none_or(|last| last.elapsed() >= KNOCK_TIME) {
+                    last_line = Some(Instant::now());
+                    tracing::error!("cannot accept a connection: {error}");
+                }
                 if reserve.take().is_some()
                     && let Ok(Ok((stream, _))) = tokio::time::timeout(PAUSE, listener.accept()).await
                 {
@@ -70,13 +107,8 @@ fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream) {
     let Ok(peer) = stream.peer_cred() else { return };
     let kernel = Kernel { uid: peer.uid(), pid: peer.pid() };
     let limits = hub.limits();
-    let count = {
-        let mut of_uid = connections.of_uid.borrow_mut();
-        let count = of_uid.entry(kernel.uid).or_default();
-        *count += 1;
-        *count
-    };
-    let (hub, connections) = (hub.clone(), connections.clone());
+    let (counted, count) = Counted::new(connections, kernel.uid);
+    let hub = hub.clone();
     if count > limits.connections_per_uid {
         let (max, value) = (limits.connections_per_uid as u64, count as u64);
         let text = format!("uid {} has {value} connections, at most {max} are possible", kernel.uid);
@@ -84,7 +116,6 @@ fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream) {
         hub.refused(kernel, &refusal);
         // Best effort: the answer fits an empty socket buffer.
         let _ = stream.try_write(&Frame::new(0, Content::Error(refusal)).encode());
-        leave(&connections, kernel.uid);
         return;
     }
     let displaced = Rc::new(Notify::new());
@@ -99,19 +130,9 @@ fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream) {
     }
     let place = Waiting { displaced, connections: connections.clone() };
     tokio::task::spawn_local(async move {
+        let _counted = counted;
         session::serve(hub, stream, kernel, place).await;
-        leave(&connections, kernel.uid);
     });
-}
-
-fn leave(connections: &Connections, uid: u32) {
-    let mut of_uid = connections.of_uid.borrow_mut();
-    if let Some(count) = of_uid.get_mut(&uid) {
-        *count -= 1;
-        if *count == 0 {
-            of_uid.remove(&uid);
-        }
-    }
 }
 
 /// One line a minute for each uid, however often it knocks.
