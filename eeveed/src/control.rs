@@ -30,12 +30,14 @@ pub(crate) async fn carry_out(hub: Rc<Hub>, session: SessionKey, number: u32, co
 pub(crate) async fn reload_bus(hub: &Rc<Hub>) -> Result<(), Refusal> {
     match files::load_bus(&hub.places.config).await {
         Ok(limits) => {
+            hub.config_error.replace(None);
             tracing::info!("read {} again", files::bus_path(&hub.places.config).display());
             hub.step(Event::Limits(limits));
             files::warn_of_strange_names(&hub.places.config).await;
             Ok(())
         }
         Err(diagnosis) => {
+            hub.config_error.replace(Some(diagnosis.summary()));
             tracing::error!("the bus goes on with its old configuration:\n{diagnosis}");
             Err(refusal(Code::Refused, diagnosis.to_string()))
         }

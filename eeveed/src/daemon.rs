@@ -82,7 +82,8 @@ pub(crate) fn run(arguments: Arguments, inherited: Inherited) -> anyhow::Result<
         });
         let socket = UnixListener::from_std(socket).context("cannot serve the bus socket")?;
         files::warn_of_strange_names(&hub.places.config).await;
-        serve(&hub, socket, config_error).await?;
+        hub.config_error.replace(config_error);
+        serve(&hub, socket).await?;
         if let Err(error) = blocks.release(hub.with_core(|core| core.next_unused_id())) {
             tracing::warn!("a block of message ids is given up: {error}");
         }
@@ -93,13 +94,13 @@ pub(crate) fn run(arguments: Arguments, inherited: Inherited) -> anyhow::Result<
     outcome
 }
 
-async fn serve(hub: &Rc<Hub>, socket: UnixListener, mut config_error: Option<String>) -> anyhow::Result<()> {
+async fn serve(hub: &Rc<Hub>, socket: UnixListener) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("no signals")?;
     let accepting = tokio::task::spawn_local(listener::accept(hub.clone(), socket));
     tokio::task::spawn_local(hub.clone().tick());
-    systemd::notify_ready(&status(hub, config_error.as_deref()));
+    systemd::notify_ready(&status(hub));
     let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
     let mut report = tokio::time::interval(STATUS_TIME);
     loop {
@@ -108,9 +109,11 @@ async fn serve(hub: &Rc<Hub>, socket: UnixListener, mut config_error: Option<Str
             _ = async { match &mut watchdog { Some(interval) => interval.tick().await, None => std::future::pending().await } } => {
                 systemd::notify_watchdog();
             }
-            _ = report.tick() => systemd::notify_status(&status(hub, config_error.as_deref())),
+            _ = report.tick() => systemd::notify_status(&status(hub)),
             _ = hangup.recv() => {
-                config_error = control::reload_bus(hub).await.err().map(|refusal| first_line(&refusal.text));
+                // Beside this loop: a disk that hangs must not look like a hung bus. What it finds stands in STATUS.
+                let hub = hub.clone();
+                tokio::task::spawn_local(async move { control::reload_bus(&hub).await });
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -125,16 +128,12 @@ async fn serve(hub: &Rc<Hub>, socket: UnixListener, mut config_error: Option<Str
     Ok(())
 }
 
-fn status(hub: &Hub, config_error: Option<&str>) -> String {
+fn status(hub: &Hub) -> String {
     let summary = hub.with_core(|core| core.summary());
-    match config_error {
+    match hub.config_error.borrow().as_deref() {
         None => summary,
         Some(error) => format!("BAD CONFIGURATION, not in force: {error}; {summary}"),
     }
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
 }
 
 fn ground(arguments: &Arguments) -> anyhow::Result<Ground> {

@@ -40,6 +40,8 @@ pub(crate) struct Hub {
     ids: Arc<IdBlocks>,
     knocks: Knocks,
     lines: Lines,
+    /// What is wrong with eeveed.toml, in one line, while the bus runs with another.
+    pub(crate) config_error: RefCell<Option<String>>,
 }
 
 /// Where things are, and whether this is a development bus.
@@ -82,6 +84,7 @@ impl Hub {
             ids,
             knocks: Knocks::default(),
             lines: Lines::default(),
+            config_error: RefCell::default(),
         })
     }
 
