@@ -127,16 +127,23 @@ impl Hub {
 
     /// Gives the core one event, and carries out what it asks for.
     pub(crate) fn step(self: &Rc<Self>, event: Event) {
-        self.step_all(std::iter::once(event));
+        self.step_while(std::iter::once(event), |_| true);
     }
 
-    /// The same for many events of one moment: one look at the clock for all of them.
-    pub(crate) fn step_all(self: &Rc<Self>, events: impl Iterator<Item = Event>) {
+    /// The same for many events of one moment: one look at the clock for all of them. It takes no more of them when the
+    /// core has had enough.
+    pub(crate) fn step_while(
+        self: &Rc<Self>,
+        mut events: impl Iterator<Item = Event>,
+        takes_more: impl Fn(&Core) -> bool,
+    ) {
         let now = self.now();
         let mut actions = self.actions.take();
         let deadline = {
             let mut core = self.core.borrow_mut();
-            for event in events {
+            while takes_more(&core)
+                && let Some(event) = events.next()
+            {
                 core.step(now, event, &mut actions);
             }
             core.deadline()

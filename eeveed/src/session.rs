@@ -37,7 +37,7 @@ const LAUNCHER_TIME: Duration = Duration::from_secs(5);
 
 /// One connection, from Hello to its end.
 pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, waiting: Waiting) {
-    let mut connection = Connection { stream, input: BytesMut::new(), partial_since: None };
+    let mut connection = Connection { stream, input: BytesMut::new(), partial_since: None, held: false };
     let limits = hub.limits();
     let hello = tokio::select! {
         hello = timeout(limits.handshake_time, connection.first_frame(limits.frame_bytes)) => hello.unwrap_or_else(|_| {
@@ -46,17 +46,18 @@ pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, wait
         }),
         () = waiting.displaced() => Err(Some(refusal(Code::HandshakeTimeout, "too many connections wait with their Hello"))),
     };
+    drop(waiting);
     let outcome = match hello {
         Ok(frame) => handshake::judge(&hub, kernel, frame).await.map_err(Some),
         Err(refusal) => Err(refusal),
     };
-    drop(waiting);
     match outcome {
         Ok(Outcome::Join { identity, peer, module }) => {
             let (key, outlet) = hub.open();
             hub.step(Event::Join { session: key, identity, peer, module });
+            let joined = Joined { hub: &hub, key };
             connection.run(&hub, key, &outlet).await;
-            hub.close(key);
+            drop(joined);
         }
         Ok(Outcome::Launch(welcome)) => {
             connection.farewell(&welcome.encode()).await;
@@ -75,11 +76,25 @@ pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, wait
     }
 }
 
+/// Closes the session when its task ends, even by a panic: then the id that it held must be free, and others go on.
+struct Joined<'a> {
+    hub: &'a Rc<Hub>,
+    key: SessionKey,
+}
+
+impl Drop for Joined<'_> {
+    fn drop(&mut self) {
+        self.hub.close(self.key);
+    }
+}
+
 struct Connection {
     stream: UnixStream,
     input: BytesMut,
     /// Since when a frame has been incomplete.
     partial_since: Option<Instant>,
+    /// Whether there may be whole frames in `input` that wait for the peer to read the answers to those before.
+    held: bool,
 }
 
 /// What reading gave.
@@ -128,15 +143,26 @@ impl Connection {
             if !has_output {
                 // An idle session holds no buffer.
                 output = Vec::new();
-                if ended || outlet.closing.get() {
+                if outlet.closing.get() || ended && !self.held {
                     return;
                 }
             } else if outlet.closing.get() {
+                // Behind what is half written, the error that ends it.
+                hub.with_core(|core| core.output(hub.now(), key, 0, &mut output));
                 self.farewell(&output[written..]).await;
                 return;
             }
-            let reads =
-                !ended && !outlet.closing.get() && hub.with_core(|core| core.control_backlog(key)) < BACKLOG_BYTES;
+            let takes = hub.with_core(|core| core.control_backlog(key)) < BACKLOG_BYTES;
+            if takes && self.held {
+                self.hand_over(hub, key, frame_bytes_max);
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let reads = takes && !ended;
+            if !reads {
+                // The rest of a frame cannot come while nobody reads.
+                self.partial_since = None;
+            }
             let overdue = self.partial_since.map(|since| since + FRAME_TIME);
             tokio::select! {
                 () = outlet.output.notified() => {}
@@ -165,27 +191,36 @@ impl Connection {
         }
     }
 
-    /// Gives the core every whole frame that was read.
+    /// Gives the core every whole frame that was read, or as many as there is room for their answers.
     fn hand_over(&mut self, hub: &Rc<Hub>, key: SessionKey, frame_bytes_max: usize) {
-        let mut broken = false;
+        let (mut broken, mut all, mut any) = (false, false, false);
         let input = &mut self.input;
-        hub.step_all(std::iter::from_fn(|| {
+        let events = std::iter::from_fn(|| {
             while !broken {
                 match split_frame(input, frame_bytes_max).and_then(|bytes| bytes.map(Frame::decode).transpose()) {
-                    Ok(None) => return None,
-                    Ok(Some(None)) => {} // A kind that may be skipped.
-                    Ok(Some(Some(frame))) => return Some(Event::Frame { session: key, frame }),
+                    Ok(None) => break,
+                    Ok(Some(None)) => any = true, // A kind that may be skipped.
+                    Ok(Some(Some(frame))) => {
+                        any = true;
+                        return Some(Event::Frame { session: key, frame });
+                    }
                     Err(error) => {
-                        broken = error.code.closes();
+                        (any, broken) = (true, error.code.closes());
                         return Some(Event::BadFrame { session: key, error });
                     }
                 }
             }
+            all = true;
             None
-        }));
+        });
+        hub.step_while(events, |core| core.control_backlog(key) < BACKLOG_BYTES);
+        self.held = !all && !broken;
         if broken || self.input.is_empty() {
             self.input = BytesMut::new();
-            self.partial_since = None;
+            (self.held, self.partial_since) = (false, None);
+        } else if any || self.held {
+            // What is left began to come after the frames before it.
+            self.partial_since = Some(Instant::now());
         } else {
             self.partial_since.get_or_insert_with(Instant::now);
         }
