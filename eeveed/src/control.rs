@@ -1,6 +1,7 @@
 //! The verbs that need files: they are read off the loop, and come back to the core as events.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use libeevee::wire::{Code, Control, Refusal};
 
@@ -15,6 +16,14 @@ pub(crate) async fn carry_out(hub: Rc<Hub>, session: SessionKey, number: u32, co
             Ok(id) => {
                 let outcome = files::load_module(&hub.places.config, &id).await.map_err(|error| error.to_string());
                 hub.step(Event::ModuleRead { id, asker: (session, number), outcome });
+                return;
+            }
+            Err(error) => Err(refusal(Code::NotFound, format!("{error}"))),
+        },
+        verb @ ("halt" | "resume") => match control.id.parse() {
+            Ok(id) => {
+                read_modules(&hub).await;
+                hub.step(Event::Halt { session, number, id, on: verb == "halt" });
                 return;
             }
             Err(error) => Err(refusal(Code::NotFound, format!("{error}"))),
@@ -46,10 +55,23 @@ pub(crate) async fn reload_bus(hub: &Rc<Hub>) -> Result<(), Refusal> {
 
 /// With the module files as they are now, so that an operator that never ran is shown too.
 async fn status(hub: &Rc<Hub>, id: &str) -> Result<Option<String>, Refusal> {
-    hub.step(Event::Modules(files::load_modules(&hub.places.config).await));
+    read_modules(hub).await;
     let id = match id {
         "" => None,
         text => Some(text.parse().map_err(|error| refusal(Code::NotFound, format!("{error}")))?),
     };
-    hub.with_core(|core| core.status(id.as_ref())).map(|status| Some(status.to_string()))
+    hub.with_core(|core| core.status(id.as_ref())).map(Some)
+}
+
+/// Tells the core which module files there are now. Whoever asks while they are being read waits for the next reading,
+/// and one does for all that wait: reading a thousand files takes a while, and anybody may ask.
+async fn read_modules(hub: &Rc<Hub>) {
+    let asked = Instant::now();
+    let mut read = hub.modules_read.lock().await;
+    if read.is_none_or(|began| began < asked) {
+        *read = Some(Instant::now());
+        if let Some(modules) = files::load_modules(&hub.places.config).await {
+            hub.step(Event::Modules(modules));
+        }
+    }
 }

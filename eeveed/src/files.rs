@@ -29,8 +29,8 @@ pub(crate) async fn load_module(config: &Path, id: &OperatorId) -> Result<Loaded
     elsewhere(&directory.clone(), move || read(&directory, &id)).await
 }
 
-/// Every module file there is, and what is wrong with those that are wrong.
-pub(crate) async fn load_modules(config: &Path) -> Vec<(OperatorId, Result<LoadedModule, String>)> {
+/// Every module file there is, and what is wrong with those that are wrong; none when they cannot be listed.
+pub(crate) async fn load_modules(config: &Path) -> Option<Vec<(OperatorId, Result<LoadedModule, String>)>> {
     let directory = modules_path(config);
     let listed = elsewhere(&directory.clone(), move || {
         let modules = config::list_modules(&directory)?;
@@ -41,10 +41,7 @@ pub(crate) async fn load_modules(config: &Path) -> Vec<(OperatorId, Result<Loade
         Ok(modules.ids.into_iter().map(read).collect())
     })
     .await;
-    listed.unwrap_or_else(|diagnosis| {
-        tracing::warn!("{diagnosis}");
-        Vec::new()
-    })
+    listed.inspect_err(|diagnosis| tracing::warn!("{diagnosis}")).ok()
 }
 
 /// Files in modules.d that nobody reads, because their names are no ids: at the start and at a reload of the bus.

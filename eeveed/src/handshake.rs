@@ -5,7 +5,7 @@ use std::rc::Rc;
 use libeevee::wire::{Code, Content, Frame, Hello, Module, Refusal, Role, VERSION, Welcome};
 use libeevee::{OperatorId, Token, wire};
 
-use crate::core::{Identity, LoadedModule, Peer, refusal};
+use crate::core::{DIAGNOSIS_BYTES_MAX, Identity, LoadedModule, Peer, refusal, shortened};
 use crate::hub::Hub;
 use crate::people::Rights;
 use crate::{config, files};
@@ -137,7 +137,7 @@ async fn read_module(hub: &Rc<Hub>, id: &OperatorId) -> Result<Option<LoadedModu
     }
     match files::load_module(&hub.places.config, id).await {
         Ok(module) => Ok(Some(module)),
-        Err(diagnosis) => Err(refusal(Code::Refused, diagnosis.to_string())),
+        Err(diagnosis) => Err(refusal(Code::Refused, shortened(&diagnosis.to_string(), DIAGNOSIS_BYTES_MAX))),
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Hub {
     ids: Arc<IdBlocks>,
     knocks: Knocks,
     lines: Lines,
+    /// When the module files were last read for status; held while they are.
+    pub(crate) modules_read: tokio::sync::Mutex<Option<Instant>>,
     /// What is wrong with eeveed.toml, in one line, while the bus runs with another.
     pub(crate) config_error: RefCell<Option<String>>,
 }
@@ -84,6 +86,7 @@ impl Hub {
             ids,
             knocks: Knocks::default(),
             lines: Lines::default(),
+            modules_read: tokio::sync::Mutex::default(),
             config_error: RefCell::default(),
         })
     }
@@ -177,11 +180,9 @@ impl Hub {
             Action::Ended { id } => {
                 let hub = self.clone();
                 tokio::task::spawn_local(async move {
-                    if let Some(failure) = failure::last_failure(&id).await
-                        && let Ok(failure) = serde_json::to_value(failure)
-                    {
-                        hub.step(Event::Failure { id, failure });
-                    }
+                    let failure = failure::last_failure(&id).await;
+                    let failure = failure.and_then(|failure| serde_json::to_value(failure).ok());
+                    hub.step(Event::Failure { id, failure });
                 });
             }
             Action::ReserveIds => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use libeevee::wire::{Code, Content, Frame, Refusal, WireError, split_frame};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::core::{Event, SessionKey, refusal};
 use crate::handshake::{self, Kernel, Outcome};
@@ -26,6 +26,12 @@ const OUTPUT_BYTES: usize = 256 << 10;
 /// Beyond this much of unread answers, the peer's requests have to wait.
 const BACKLOG_BYTES: usize = 256 << 10;
 
+/// The first frame comes from somebody unknown.
+const HELLO_BYTES_MAX: usize = 64 << 10;
+
+/// How long the rest of a large frame waits for memory before it is tried again. Nobody tells when there is some.
+const MEMORY_TIME: Duration = Duration::from_millis(100);
+
 /// A frame that was begun has to be finished within this time.
 const FRAME_TIME: Duration = Duration::from_secs(10);
 
@@ -37,10 +43,10 @@ const LAUNCHER_TIME: Duration = Duration::from_secs(5);
 
 /// One connection, from Hello to its end.
 pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, waiting: Waiting) {
-    let mut connection = Connection { stream, input: BytesMut::new(), partial_since: None, held: false };
+    let mut connection = Connection { stream, input: BytesMut::new(), partial_since: None, held: false, counted: 0 };
     let limits = hub.limits();
     let hello = tokio::select! {
-        hello = timeout(limits.handshake_time, connection.first_frame(limits.frame_bytes)) => hello.unwrap_or_else(|_| {
+        hello = timeout(limits.handshake_time, connection.first_frame(limits.frame_bytes.min(HELLO_BYTES_MAX))) => hello.unwrap_or_else(|_| {
             let text = format!("no Hello within {} s", limits.handshake_time.as_secs());
             Err(Some(refusal(Code::HandshakeTimeout, text)))
         }),
@@ -95,6 +101,8 @@ struct Connection {
     partial_since: Option<Instant>,
     /// Whether there may be whole frames in `input` that wait for the peer to read the answers to those before.
     held: bool,
+    /// How much of `input` the core counts as memory.
+    counted: usize,
 }
 
 /// What reading gave.
@@ -143,7 +151,9 @@ impl Connection {
             if !has_output {
                 // An idle session holds no buffer.
                 output = Vec::new();
-                if outlet.closing.get() || ended && !self.held {
+                // Everything that came before a half close is answered, also what is still being carried out.
+                let done = ended && !self.held && !hub.with_core(|core| core.is_at_work(key));
+                if outlet.closing.get() || done {
                     return;
                 }
             } else if outlet.closing.get() {
@@ -158,14 +168,17 @@ impl Connection {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let reads = takes && !ended;
-            if !reads {
-                // The rest of a frame cannot come while nobody reads.
+            let starved = self.input.len() > CHUNK_BYTES && !hub.with_core(|core| core.has_room());
+            let reads = takes && !ended && !starved;
+            if !takes || ended {
+                // The rest of a frame cannot come while nobody reads it. (One that finds no memory has no longer than others:
+                // otherwise such frames could hold all memory for ever.)
                 self.partial_since = None;
             }
             let overdue = self.partial_since.map(|since| since + FRAME_TIME);
             tokio::select! {
                 () = outlet.output.notified() => {}
+                () = sleep(MEMORY_TIME), if starved => {}
                 ready = self.stream.writable(), if has_output => {
                     if ready.is_err() || !self.write(&output, &mut written) {
                         return;
@@ -223,6 +236,12 @@ impl Connection {
             self.partial_since = Some(Instant::now());
         } else {
             self.partial_since.get_or_insert_with(Instant::now);
+        }
+        // What fits a chunk or two is not worth counting.
+        let large = if self.input.len() > CHUNK_BYTES { self.input.capacity() } else { 0 };
+        if large != self.counted {
+            self.counted = large;
+            hub.with_core(|core| core.count_input(key, large));
         }
     }
 

@@ -3,8 +3,14 @@
 use libeevee::OperatorId;
 use libeevee::wire::{Code, Control, Refusal};
 
-use super::session::{Identity, SessionKey, refusal};
+use super::session::{Identity, SessionKey, beyond, refusal, shortened};
 use super::{Action, Core, Now};
+
+/// Verbs that the shell carries out for one session at a time: each reads files, and its answer may be long.
+const VERBS_OPEN_MAX: usize = 8;
+
+/// How much of an unknown verb its refusal repeats.
+const VERB_BYTES_MAX: usize = 64;
 
 impl Core {
     pub(super) fn control(&mut self, now: Now, key: SessionKey, number: u32, control: Control) {
@@ -22,7 +28,7 @@ impl Core {
         number: u32,
         control: Control,
     ) -> Option<Result<Option<String>, Refusal>> {
-        let session = self.sessions.get(&key)?;
+        let session = self.sessions.get_mut(&key)?;
         let id: Option<OperatorId> = match control.id.as_str() {
             "" => None,
             text => match text.parse() {
@@ -35,24 +41,46 @@ impl Core {
         }
         match (control.verb.as_str(), id) {
             ("bus", _) => Some(Ok(Some(self.bus_status(now).to_string()))),
-            ("halt" | "resume", Some(id)) => {
-                if !self.operators.contains_key(&id) {
-                    let text = format!("no operator {id}: there is no module file for it, and it is not connected");
-                    return Some(Err(refusal(Code::NotFound, text)));
-                }
-                self.set_halted(now, &id, control.verb == "halt");
-                Some(Ok(None))
+            ("halt" | "resume", Some(id)) if self.operators.contains_key(&id) => {
+                Some(self.halt(now, &id, control.verb == "halt"))
             }
-            ("reload", Some(_)) | ("reload-bus" | "status", _) => {
+            ("halt" | "resume" | "reload", Some(_)) | ("reload-bus" | "status", _) => {
+                if session.verbs_open >= VERBS_OPEN_MAX {
+                    let max = VERBS_OPEN_MAX as u64;
+                    let text = format!("{max} verbs of this session are being carried out; wait for their answers");
+                    return Some(Err(beyond(Code::Quota, text, max, max + 1)));
+                }
+                session.verbs_open += 1;
                 self.actions.push(Action::Control { session: key, number, control });
                 None
             }
             ("halt" | "resume" | "reload", None) => {
                 Some(Err(refusal(Code::NotFound, format!("{} needs the id of an operator", control.verb))))
             }
-            (verb, _) => Some(Err(refusal(Code::NotFound, format!("there is no verb {verb:?}")))),
+            (verb, _) => {
+                Some(Err(refusal(Code::NotFound, format!("there is no verb {:?}", shortened(verb, VERB_BYTES_MAX)))))
+            }
         }
     }
+
+    /// The shell has carried out a verb of this session.
+    pub(super) fn verb_ended(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.verbs_open = session.verbs_open.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn halt(&mut self, now: Now, id: &OperatorId, on: bool) -> Result<Option<String>, Refusal> {
+        if !self.operators.contains_key(id) {
+            return Err(unknown(id));
+        }
+        self.set_halted(now, id, on);
+        Ok(None)
+    }
+}
+
+pub(super) fn unknown(id: &OperatorId) -> Refusal {
+    refusal(Code::NotFound, format!("no operator {id}: there is no module file for it, and it is not connected"))
 }
 
 fn may_control(identity: &Identity, verb: &str, id: Option<&OperatorId>) -> Result<(), Refusal> {
@@ -74,5 +102,9 @@ fn may_control(identity: &Identity, verb: &str, id: Option<&OperatorId>) -> Resu
             (verb == "reload-bus", "the bus's own uid may ask for reload-bus and for nothing else".into())
         }
     };
-    if allowed { Ok(()) } else { Err(refusal(Code::Denied, format!("{verb} is not allowed: {who}"))) }
+    if allowed {
+        Ok(())
+    } else {
+        Err(refusal(Code::Denied, format!("{} is not allowed: {who}", shortened(verb, VERB_BYTES_MAX))))
+    }
 }

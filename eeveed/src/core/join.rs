@@ -7,6 +7,7 @@ use std::time::Duration;
 use libeevee::OperatorId;
 use libeevee::wire::{Code, Content, Frame, Module, OperatorState, Refusal, VERSION, Welcome};
 
+use super::operator::one_line;
 use super::permit::Permit;
 use super::session::{Credit, Identity, Peer, Session, SessionKey, refusal};
 use super::{Action, Core, LoadedModule, Now};
@@ -30,6 +31,10 @@ impl Core {
         peer: Peer,
         module: Option<LoadedModule>,
     ) {
+        if self.stopping {
+            self.turn_away(now, key, identity, peer, refusal(Code::Stopping, "the bus is stopping"));
+            return;
+        }
         let mut halted = false;
         if let Identity::Operator(id) = &identity {
             if let Some(refusal) = self.replace_holder(now, id, &peer) {
@@ -47,7 +52,7 @@ impl Core {
         let mut session = self.new_session(now, identity, peer, module.as_ref());
         session.halted = halted;
         let (credit_messages, credit_bytes) = session.credit.full();
-        session.send(&Frame::new(
+        let welcome = Frame::new(
             0,
             Content::Welcome(Welcome {
                 version: VERSION,
@@ -62,15 +67,13 @@ impl Core {
                 module: module.as_ref().map(LoadedModule::to_wire),
                 capabilities: Vec::new(),
             }),
-        ));
+        );
         let operator = match &session.identity {
             Identity::Operator(id) => Some(id.clone()),
             _ => None,
         };
         self.sessions.insert(key, session);
-        self.wake(key);
-        // A source whose permissions changed while it was away.
-        self.memo.clear();
+        self.tell(key, &welcome);
         if let Some(id) = operator {
             self.announce_state(now, &id);
         }
@@ -78,13 +81,10 @@ impl Core {
 
     fn new_session(&mut self, now: Now, identity: Identity, peer: Peer, module: Option<&LoadedModule>) -> Session {
         let source: Rc<str> = identity.source().into();
-        let next_source_key = u32::try_from(self.source_keys.len()).unwrap_or(u32::MAX);
-        let source_key = *self.source_keys.entry(source.clone()).or_insert(next_source_key);
         let (may_publish, may_receive) = permits(&identity, module);
         let rate = module.and_then(LoadedModule::rate);
         Session {
             source,
-            source_key,
             may_publish: may_publish.into(),
             may_receive: may_receive.into(),
             credit: Credit::new(now.mono, self.limits.credit_messages, self.limits.credit_bytes, rate),
@@ -92,14 +92,18 @@ impl Core {
             peer,
             joined_wall: now.wall,
             subscriptions: Vec::new(),
+            last_subscription: 0,
             ready: VecDeque::new(),
             control: Vec::new(),
+            input: 0,
+            unwritten: 0,
             awake: false,
             closing: false,
             halted: false,
             resumed: Duration::ZERO,
             claims: Vec::new(),
             requests_open: 0,
+            verbs_open: 0,
             published: 0,
             delivered: 0,
             dropped: 0,
@@ -107,12 +111,18 @@ impl Core {
         }
     }
 
-    /// A process that reconnects replaces itself; another one is refused as long as the holder lives.
+    /// A process that reconnects replaces itself; another one is refused as long as the holder lives. A session that the
+    /// bus has ended, and that only reads its last error, holds nothing any more.
     fn replace_holder(&mut self, now: Now, id: &OperatorId, peer: &Peer) -> Option<Refusal> {
         let holder = self.operators.get(id)?.session?;
         let held = self.sessions.get(&holder)?;
-        if held.peer.instance == peer.instance && held.peer.uid == peer.uid {
-            self.leave(now, holder, "the same process connected again");
+        let same = held.peer.instance == peer.instance && held.peer.uid == peer.uid;
+        if same || held.closing {
+            self.leave(
+                now,
+                holder,
+                if same { "the same process connected again" } else { "the bus ended its session" },
+            );
             self.actions.push(Action::Close(holder));
             return None;
         }
@@ -130,23 +140,25 @@ impl Core {
     /// Answers a join with an error; the session exists just long enough to write it.
     fn turn_away(&mut self, now: Now, key: SessionKey, identity: Identity, peer: Peer, refusal: Refusal) {
         let mut session = self.new_session(now, identity, peer, None);
-        session.refuse(0, refusal);
         session.closing = true;
         self.sessions.insert(key, session);
-        self.wake(key);
+        self.tell(key, &Frame::new(0, Content::Error(refusal)));
         self.actions.push(Action::Close(key));
     }
 
     pub(super) fn leave(&mut self, now: Now, key: SessionKey, why: &str) {
-        self.end_requests_of(key);
+        if self.sessions.get(&key).is_some_and(|session| session.requests_open > 0) {
+            self.end_requests_of(key);
+        }
         let Some(session) = self.sessions.remove(&key) else { return };
+        self.owed -= session.counted();
+        self.throttled.retain(|throttled| *throttled != key);
         for (_, slot) in &session.subscriptions {
             self.end_subscription(*slot);
         }
         for name in &session.claims {
             self.claims.remove(name);
         }
-        self.memo.clear();
         let Identity::Operator(id) = &session.identity else { return };
         let Some(operator) = self.operators.get_mut(id) else { return };
         if operator.session != Some(key) {
@@ -155,14 +167,15 @@ impl Core {
         operator.session = None;
         let ended_well = operator.state == Some(OperatorState::Stopping);
         operator.state = None;
-        operator.status = why.to_owned();
+        operator.status = one_line(why);
+        // One question at a time: it takes systemd some seconds to answer, and an operator may come and go in a loop.
+        if !ended_well && !self.stopping && !std::mem::replace(&mut operator.asked_why, true) {
+            self.actions.push(Action::Ended { id: id.clone() });
+        }
         if let Some(reload) = operator.reload.take() {
             self.reloads_open -= 1;
             let text = format!("{id} left before it answered the reload");
             self.refuse(reload.asker.0, reload.asker.1, refusal(Code::NotConnected, text));
-        }
-        if !ended_well && !self.stopping {
-            self.actions.push(Action::Ended { id: id.clone() });
         }
         self.announce_state(now, id);
     }

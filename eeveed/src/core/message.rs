@@ -2,6 +2,8 @@
 
 use libeevee::wire::{Content, Deliver, EncodedDocument, Frame};
 
+use super::index::View;
+
 /// A message on its way to the subscriptions that it matched.
 #[derive(Debug)]
 pub(crate) struct Routed {
@@ -15,7 +17,7 @@ pub(crate) struct Routed {
 /// Where the subscription's number stands in an encoded frame.
 const NUMBER_AT: usize = 8;
 
-/// What a queued message costs beside its frame: this struct, the reference count, its place in a queue.
+/// What a queued message costs beside its frame: this struct, the reference count, what an allocator adds.
 const OVERHEAD: usize = 96;
 
 impl Routed {
@@ -39,11 +41,21 @@ impl Routed {
             out[start + NUMBER_AT..start + NUMBER_AT + 4].copy_from_slice(&number.to_le_bytes());
             return;
         }
-        // It was encoded by this process, so that it decodes.
-        let frame = bytes::Bytes::copy_from_slice(&self.frame[4..]);
-        if let Ok(Some(Frame { flags, content: Content::Deliver(deliver), .. })) = Frame::decode(frame) {
-            let content = Content::Deliver(Deliver { waited_ms, ..deliver });
-            Frame { flags, number, content }.encode_into(out);
+        if let Some(deliver) = self.decode() {
+            Frame::new(number, Content::Deliver(Deliver { waited_ms, ..deliver })).encode_into(out);
+        }
+    }
+
+    /// What filters see of it.
+    pub(crate) fn look(&self, look: impl FnOnce(&View<'_>) -> bool) -> bool {
+        self.decode().is_some_and(|d| look(&View::new(d.id, &d.source, d.timestamp, d.cause, d.hops, &d.document)))
+    }
+
+    /// It was encoded by this process, so that it decodes.
+    fn decode(&self) -> Option<Deliver> {
+        match Frame::decode(bytes::Bytes::copy_from_slice(&self.frame[4..])) {
+            Ok(Some(Frame { content: Content::Deliver(deliver), .. })) => Some(deliver),
+            _ => None,
         }
     }
 

@@ -21,9 +21,8 @@ mod subscribe;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::rc::Rc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -34,9 +33,10 @@ use libeevee::wire::{Code, Content, Control, Frame, Refusal, Text, Value, WireEr
 use self::index::{Index, Slot};
 use self::operator::Operator;
 use self::publish::{Hops, Memo};
+pub(crate) use self::reload::DIAGNOSIS_BYTES_MAX;
 use self::request::Request;
 use self::session::Session;
-pub(crate) use self::session::{Identity, Peer, SessionKey, beyond, refusal};
+pub(crate) use self::session::{Identity, Peer, SessionKey, beyond, refusal, shortened};
 use self::subscribe::Subscription;
 use crate::config::Limits;
 
@@ -74,10 +74,12 @@ pub(crate) enum Event {
     ModuleRead { id: OperatorId, asker: (SessionKey, u32), outcome: Result<LoadedModule, String> },
     /// The shell's answer to a Control that it carried out.
     Answered { session: SessionKey, number: u32, outcome: Result<Option<String>, Refusal> },
+    /// Halt or resume an operator that the core did not know, after [`Event::Modules`].
+    Halt { session: SessionKey, number: u32, id: OperatorId, on: bool },
     /// The ids for which a module file exists, and what is wrong with one, for status.
     Modules(Vec<(OperatorId, Result<LoadedModule, String>)>),
-    /// Why systemd says that an operator ended.
-    Failure { id: OperatorId, failure: serde_json::Value },
+    /// Why systemd says that an operator ended; none where it did not fail.
+    Failure { id: OperatorId, failure: Option<serde_json::Value> },
     /// New limits.
     Limits(Limits),
     /// The bus is stopping, and why.
@@ -93,7 +95,7 @@ pub(crate) enum Action {
     Wake(SessionKey),
     /// Write what output there is, then close.
     Close(SessionKey),
-    /// A verb that needs files: reload, reload-bus.
+    /// A verb that needs files: status, reload, reload-bus; halt and resume of an id that the core does not know.
     Control { session: SessionKey, number: u32, control: Control },
     /// Keep the flag, so that it survives restarts.
     SaveHalted { id: OperatorId, on: bool },
@@ -111,13 +113,16 @@ pub(crate) struct Core {
     boot: u64,
     started: Now,
     sessions: HashMap<SessionKey, Session>,
+    /// Answers to sessions that said Bye, until they are written.
+    parting: HashMap<SessionKey, Vec<u8>>,
     subscriptions: slab::Slab<Subscription>,
     index: Index,
     /// Subscriptions that look at volatile parts of the envelope, matched for every message.
     volatile: Vec<Slot>,
     memo: Memo,
-    source_keys: HashMap<Rc<str>, u32>,
     operators: BTreeMap<OperatorId, Operator>,
+    /// Operators whose state changed faster than it is announced.
+    unannounced: BTreeSet<OperatorId>,
     claims: HashMap<String, SessionKey>,
     requests: BTreeMap<u64, Request>,
     request_deadlines: BTreeMap<(Duration, u64), ()>,
@@ -129,8 +134,10 @@ pub(crate) struct Core {
     hops: Hops,
     ids: Range<u64>,
     ids_asked: bool,
-    /// Bytes of all messages that wait anywhere, and of all filters.
+    /// Bytes of messages that wait, their places in queues, and subscriptions. Never more than its limit.
     memory: usize,
+    /// Bytes of answers, output that is not written, large frames that are not whole, and open requests. With them nothing new is taken beyond the limit.
+    owed: usize,
     stopping: bool,
     published: u64,
     delivered: u64,
@@ -150,12 +157,13 @@ impl Core {
             boot,
             started: now,
             sessions: HashMap::new(),
+            parting: HashMap::new(),
             subscriptions: slab::Slab::new(),
             index: Index::default(),
             volatile: Vec::new(),
             memo: Memo::default(),
-            source_keys: HashMap::new(),
             operators,
+            unannounced: BTreeSet::new(),
             claims: HashMap::new(),
             requests: BTreeMap::new(),
             request_deadlines: BTreeMap::new(),
@@ -166,6 +174,7 @@ impl Core {
             ids,
             ids_asked: false,
             memory: 0,
+            owed: 0,
             stopping: false,
             published: 0,
             delivered: 0,
@@ -181,15 +190,31 @@ impl Core {
             Event::Frame { session, frame } => self.frame(now, session, frame),
             Event::BadFrame { session, error } => self.bad_frame(session, &error),
             Event::Join { session, identity, peer, module } => self.join(now, session, identity, peer, module),
-            Event::Leave { session } => self.leave(now, session, "the connection ended"),
+            Event::Leave { session } => {
+                self.parting.remove(&session);
+                self.leave(now, session, "the connection ended");
+            }
             Event::Ids(end) => {
                 self.ids_asked = false;
                 self.ids.end = end.max(self.ids.end);
             }
             Event::ModuleRead { id, asker, outcome } => self.module_read(now, id, asker, outcome),
-            Event::Answered { session, number, outcome } => self.answer(session, number, outcome),
+            Event::Answered { session, number, outcome } => {
+                self.verb_ended(session);
+                self.answer(session, number, outcome);
+            }
+            Event::Halt { session, number, id, on } => {
+                self.verb_ended(session);
+                let outcome = self.halt(now, &id, on);
+                self.answer(session, number, outcome);
+            }
             Event::Modules(modules) => self.modules(modules),
-            Event::Failure { id, failure } => self.operators.entry(id).or_default().last_failure = Some(failure),
+            Event::Failure { id, failure } => {
+                if let Some(operator) = self.operators.get_mut(&id) {
+                    operator.asked_why = false;
+                    operator.last_failure = failure.or(operator.last_failure.take());
+                }
+            }
             Event::Limits(limits) => self.limits = limits,
             Event::Stop(why) => self.stop(&why),
             Event::Tick => self.tick(now),
@@ -201,20 +226,28 @@ impl Core {
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let request = self.request_deadlines.keys().next().map(|(at, _)| *at);
         let grant = self.throttled.iter().filter_map(|key| self.sessions.get(key)?.credit.next_grant()).min();
-        [request, self.reload_deadline(), grant].into_iter().flatten().min()
+        [request, self.reload_deadline(), grant, self.announce_deadline()].into_iter().flatten().min()
     }
 
-    /// Appends what is to be written to a session, up to about `budget` bytes; true when there is more.
+    /// Appends what is to be written to a session, up to about `budget` bytes; true when there is more. `out` is what is
+    /// not written yet of earlier output, and counts as memory until the next call.
     pub(crate) fn output(&mut self, now: Now, key: SessionKey, budget: usize, out: &mut Vec<u8>) -> bool {
-        let Some(session) = self.sessions.get_mut(&key) else { return false };
+        let Some(session) = self.sessions.get_mut(&key) else {
+            out.append(&mut self.parting.remove(&key).unwrap_or_default());
+            return false;
+        };
         session.awake = false;
-        if out.is_empty() {
-            std::mem::swap(out, &mut session.control);
+        self.owed -= session.counted();
+        // Taken, not swapped or appended: what once was a large answer must not stay behind as room for small ones.
+        let control = std::mem::take(&mut session.control);
+        if out.is_empty() && !control.is_empty() {
+            *out = control;
         } else {
-            out.append(&mut session.control);
+            out.extend_from_slice(&control);
         }
-        while out.len() < budget {
-            let Some(slot) = session.ready.pop_front() else { return false };
+        while out.len() < budget
+            && let Some(slot) = session.ready.pop_front()
+        {
             let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
             let mut freed = 0;
             let taken = subscription.take(now.mono, session, budget, out, &mut |bytes| freed += bytes);
@@ -228,12 +261,32 @@ impl Core {
                 session.ready.push_back(slot);
             }
         }
+        session.unwritten = out.len();
+        self.owed += session.counted();
         !session.ready.is_empty()
     }
 
     /// How many bytes wait for a session that are no deliveries; past a bound the shell stops reading from it.
     pub(crate) fn control_backlog(&self, key: SessionKey) -> usize {
         self.sessions.get(&key).map_or(0, |session| session.control.len())
+    }
+
+    /// Whether the shell still carries out something that this session asked for.
+    pub(crate) fn is_at_work(&self, key: SessionKey) -> bool {
+        self.sessions.get(&key).is_some_and(|session| session.verbs_open > 0)
+    }
+
+    /// Whether the memory of the bus is not used up.
+    pub(crate) const fn has_room(&self) -> bool {
+        self.memory + self.owed <= self.limits.memory_bytes
+    }
+
+    /// Counts what the shell keeps of a frame that is not whole yet.
+    pub(crate) fn count_input(&mut self, key: SessionKey, bytes: usize) {
+        if let Some(session) = self.sessions.get_mut(&key) {
+            self.owed = self.owed + bytes - session.input;
+            session.input = bytes;
+        }
     }
 
     fn frame(&mut self, now: Now, key: SessionKey, frame: Frame) {
@@ -245,8 +298,7 @@ impl Core {
             }
             Content::Grant(grant) => self.widen(key, number, grant),
             Content::Ping(Value { value }) => {
-                session.send(&Frame::new(number, Content::Pong(Value { value })));
-                self.wake(key);
+                self.tell(key, &Frame::new(number, Content::Pong(Value { value })));
             }
             Content::Subscribe(subscribe) if session.identity.may_publish_and_subscribe() => {
                 self.subscribe(key, number, subscribe);
@@ -262,7 +314,11 @@ impl Core {
             Content::Verdict(verdict) => self.verdict(now, key, number, verdict),
             Content::Control(control) => self.control(now, key, number, control),
             Content::Bye(Text { text }) => {
+                // The id is free at once; the answers to what came before are still written.
+                let last_words = std::mem::take(&mut session.control);
+                self.owed -= last_words.len();
                 self.leave(now, key, &text);
+                self.parting.insert(key, last_words);
                 self.actions.push(Action::Close(key));
             }
             Content::Pong(_) => {}
@@ -289,32 +345,38 @@ impl Core {
     fn refuse(&mut self, key: SessionKey, number: u32, refusal: Refusal) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let closes = Code::from_number(refusal.code).closes();
-        session.refuse(number, refusal);
         if closes {
             session.closing = true;
             self.actions.push(Action::Close(key));
         }
+        self.tell(key, &Frame::new(number, Content::Error(refusal)));
+    }
+
+    /// Puts a frame that is no delivery into what waits for a session. It counts as memory until it is written.
+    fn tell(&mut self, key: SessionKey, frame: &Frame) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let before = session.control.len();
+        frame.encode_into(&mut session.control);
+        self.owed += session.control.len() - before;
         self.wake(key);
     }
 
     fn ok(&mut self, key: SessionKey, number: u32) {
-        if number != 0
-            && let Some(session) = self.sessions.get_mut(&key)
-        {
-            session.send(&Frame::new(number, Content::Ok));
-            self.wake(key);
+        if number != 0 {
+            self.tell(key, &Frame::new(number, Content::Ok));
         }
     }
 
     fn answer(&mut self, key: SessionKey, number: u32, outcome: Result<Option<String>, Refusal>) {
         match outcome {
             Ok(None) => self.ok(key, number),
-            Ok(Some(text)) => {
-                if let Some(session) = self.sessions.get_mut(&key) {
-                    session.send(&Frame::new(number, Content::Answer(Text { text })));
-                    self.wake(key);
-                }
+            // A reader of our frames refuses a longer one.
+            Ok(Some(text)) if text.len() > self.limits.frame_bytes => {
+                let (len, max) = (text.len() as u64, self.limits.frame_bytes as u64);
+                let text = format!("the answer has {len} bytes, at most {max} are possible; ask for one operator");
+                self.refuse(key, number, beyond(Code::Quota, text, max, len));
             }
+            Ok(Some(text)) => self.tell(key, &Frame::new(number, Content::Answer(Text { text }))),
             Err(refusal) => self.refuse(key, number, refusal),
         }
     }
@@ -333,10 +395,9 @@ impl Core {
         let keys: Vec<SessionKey> = self.sessions.keys().copied().collect();
         for key in keys {
             if let Some(session) = self.sessions.get_mut(&key) {
-                session.send(&Frame::new(0, Content::Bye(Text { text: why.to_owned() })));
                 session.closing = true;
             }
-            self.wake(key);
+            self.tell(key, &Frame::new(0, Content::Bye(Text { text: why.to_owned() })));
             self.actions.push(Action::Close(key));
         }
     }
@@ -344,6 +405,7 @@ impl Core {
     fn tick(&mut self, now: Now) {
         self.expire_requests(now);
         self.expire_reloads(now);
+        self.announce_late(now);
         for key in std::mem::take(&mut self.throttled) {
             self.grant(now, key);
         }

@@ -1,6 +1,9 @@
 //! Operators as the core knows them: who holds an id, what its module file says, what it says of itself, whether it is
 //! halted.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use libeevee::wire::{Content, Flag, Frame, OperatorState, State};
 use libeevee::{Document, OperatorId};
 use serde_json::Value;
@@ -22,10 +25,25 @@ pub(crate) struct Operator {
     pub(crate) last_failure: Option<Value>,
     pub(crate) last_reload: Option<Value>,
     pub(super) reload: Option<Reload>,
+    /// Whether systemd is being asked why it ended.
+    pub(super) asked_why: bool,
+    /// When the time began in which so many of its states were announced.
+    announced_since: Duration,
+    announced: u32,
 }
 
 /// A status is one line for a person.
 const STATUS_CHARS_MAX: usize = 200;
+
+/// States of one operator that are announced within this time. They cost it no credit; beyond it, only the last is told,
+/// and later.
+const ANNOUNCED_MAX: u32 = 20;
+const ANNOUNCE_TIME: Duration = Duration::from_secs(1);
+
+/// What an operator said, as it is shown.
+pub(super) fn one_line(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(STATUS_CHARS_MAX).collect()
+}
 
 impl Operator {
     /// One of which only the flag is known yet.
@@ -41,7 +59,7 @@ impl Core {
         };
         let Some(state) = OperatorState::from_number(told.state) else { return };
         let Some(operator) = self.operators.get_mut(&id) else { return };
-        let status: String = told.status.chars().filter(|c| !c.is_control()).take(STATUS_CHARS_MAX).collect();
+        let status = one_line(&told.status);
         if operator.state == Some(state) && operator.status == status {
             return;
         }
@@ -52,11 +70,32 @@ impl Core {
 
     /// Publishes `operator.state`, so that operators can follow who is up, halted and down.
     pub(super) fn announce_state(&mut self, now: Now, id: &OperatorId) {
+        let Some(operator) = self.operators.get_mut(id) else { return };
+        if now.mono.saturating_sub(operator.announced_since) >= ANNOUNCE_TIME {
+            (operator.announced_since, operator.announced) = (now.mono, 0);
+        }
+        if operator.announced >= ANNOUNCED_MAX {
+            self.unannounced.insert(id.clone());
+            return;
+        }
+        operator.announced += 1;
         let Some(operator) = self.operators.get(id) else { return };
         let state = self.word(operator);
         let headers = [("type", "operator.state"), ("operator", id.as_str()), ("state", state)];
         let Ok(document) = Document::new(headers, operator.status.clone()) else { return };
         self.announce(now, &(&document).into());
+    }
+
+    /// When states that were held back are due.
+    pub(super) fn announce_deadline(&self) -> Option<Duration> {
+        let due = |id| Some(self.operators.get(id)?.announced_since + ANNOUNCE_TIME);
+        self.unannounced.iter().filter_map(due).min()
+    }
+
+    pub(super) fn announce_late(&mut self, now: Now) {
+        for id in std::mem::take(&mut self.unannounced) {
+            self.announce_state(now, &id);
+        }
     }
 
     /// The state shown to people.
@@ -96,8 +135,7 @@ impl Core {
             if !on {
                 session.resumed = now.mono;
             }
-            session.send(&Frame::new(0, Content::Halted(Flag { on })));
-            self.wake(key);
+            self.tell(key, &Frame::new(0, Content::Halted(Flag { on })));
             self.list_deliverable(key);
         }
         true
@@ -105,7 +143,7 @@ impl Core {
 
     /// The module files as they are on disk, for status. They take effect at the next start or reload.
     pub(super) fn modules(&mut self, modules: Vec<(OperatorId, Result<LoadedModule, String>)>) {
-        let known: Vec<OperatorId> = modules.iter().map(|(id, _)| id.clone()).collect();
+        let known: BTreeSet<OperatorId> = modules.iter().map(|(id, _)| id.clone()).collect();
         self.operators.retain(|id, operator| operator.session.is_some() || operator.halted || known.contains(id));
         for (id, outcome) in modules {
             let operator = self.operators.entry(id).or_default();

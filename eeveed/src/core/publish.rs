@@ -1,30 +1,32 @@
 //! The way of a message: stamp, permit, match, enqueue. This is the hot path.
 //!
-//! Equal header bytes from one source have the same permission and the same matches, so that a memo answers for them
-//! without looking at a header again; it is dropped when subscriptions or permissions change.
+//! Equal header bytes from one session have the same permission and the same matches, so that a memo answers for them
+//! without looking at a header again; it is dropped when subscriptions or permissions change. (From one session, not from
+//! one source: two sessions of a person may have different rights.)
 
 use std::rc::Rc;
 
 use hashbrown::HashMap;
+use libeevee::GapReason;
 use libeevee::wire::limits::HOPS_MAX;
 use libeevee::wire::{CONFIRM, Code, Content, Deliver, EncodedDocument, Frame, Grant, Publish, Published, Refusal};
 
 use super::index::{Slot, View};
 use super::message::Routed;
-use super::queue::{Pushed, Waiting};
-use super::session::{SessionKey, beyond, refusal};
-use super::subscribe::last_size;
+use super::queue::{PLACE_BYTES, Pushed, Waiting};
+use super::session::{SessionKey, beyond, refusal, shortened};
+use super::subscribe::{last_size, leaving_size};
 use super::{Action, Core, Now};
 
-/// Where a message with these headers from this source goes.
+/// Where a message with these headers from this session goes.
 #[derive(Debug)]
 struct Route {
-    /// The rule that forbids it, if one does.
-    denied: Option<Rc<str>>,
+    /// Whether may-publish forbids it.
+    denied: bool,
     to: Vec<Slot>,
 }
 
-/// Routes by source and exact header bytes. Bounded: unique headers in every message would fill any memory.
+/// Routes by session and exact header bytes. Bounded: unique headers in every message would fill any memory.
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
     routes: HashMap<Box<[u8]>, Rc<Route>>,
@@ -41,9 +43,9 @@ impl Memo {
         self.bytes = 0;
     }
 
-    fn get(&mut self, source_key: u32, headers: &[u8]) -> Option<Rc<Route>> {
+    fn get(&mut self, session: SessionKey, headers: &[u8]) -> Option<Rc<Route>> {
         self.key.clear();
-        self.key.extend_from_slice(&source_key.to_le_bytes());
+        self.key.extend_from_slice(&session.to_le_bytes());
         self.key.extend_from_slice(headers);
         self.routes.get(self.key.as_slice()).cloned()
     }
@@ -93,6 +95,9 @@ pub(super) struct Outgoing<'a> {
     pub(super) reply_address: Option<u64>,
 }
 
+/// How much of the rule, and of the headers, a denial repeats: both may be as long as a frame.
+const TOLD_BYTES_MAX: usize = 1024;
+
 /// When fewer ids than these are left, more are asked for.
 const IDS_LOW: u64 = 1 << 31;
 
@@ -111,12 +116,9 @@ impl Core {
         let outgoing = Outgoing { cause, hops, document: &document, reply_address: None };
         match self.send(now, key, outgoing) {
             Ok(Sent { id, to }) => {
-                if flags & CONFIRM != 0
-                    && let Some(session) = self.sessions.get_mut(&key)
-                {
+                if flags & CONFIRM != 0 {
                     let live = u32::try_from(to.len()).unwrap_or(u32::MAX);
-                    session.send(&Frame::new(number, Content::Published(Published { id, live, durable: 0 })));
-                    self.wake(key);
+                    self.tell(key, &Frame::new(number, Content::Published(Published { id, live, durable: 0 })));
                 }
             }
             Err(refusal) => self.refuse(key, number, refusal),
@@ -138,13 +140,12 @@ impl Core {
     /// Gives back to a publisher what it may have again.
     pub(super) fn grant(&mut self, now: Now, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        if let Some((messages, bytes)) = session.credit.grant(now.mono) {
-            session.send(&Frame::new(0, Content::Grant(Grant { messages, bytes })));
-            self.wake(key);
-        }
-        let Some(session) = self.sessions.get(&key) else { return };
+        let granted = session.credit.grant(now.mono);
         if session.credit.next_grant().is_some() && !self.throttled.contains(&key) {
             self.throttled.push(key);
+        }
+        if let Some((messages, bytes)) = granted {
+            self.tell(key, &Frame::new(0, Content::Grant(Grant { messages, bytes })));
         }
     }
 
@@ -153,14 +154,14 @@ impl Core {
         let Some(session) = self.sessions.get(&key) else {
             return Err(refusal(Code::Internal, format!("session {key} has ended")));
         };
-        let (source, source_key) = (session.source.clone(), session.source_key);
+        let source = session.source.clone();
         let hops =
             self.deeper(outgoing.cause, outgoing.hops).map_err(|hops| self.told_loop(&source, &outgoing, hops))?;
         let id = self.next_id()?;
         let document = outgoing.document;
         let view = || View::new(id, &source, now.wall, outgoing.cause, hops, document);
 
-        let route = match self.memo.get(source_key, document.header_bytes()) {
+        let route = match self.memo.get(key, document.header_bytes()) {
             Some(route) => route,
             None => {
                 let route = Rc::new(self.find_route(key, &view()));
@@ -171,13 +172,16 @@ impl Core {
                 route
             }
         };
-        if let Some(rule) = &route.denied {
-            return Err(self.told_denied(key, &source, id, document, rule));
+        if route.denied {
+            return Err(self.told_denied(key, &source, id, document));
         }
         let mut to = route.to.clone();
         if !self.volatile.is_empty() {
             let view = view();
             to.extend(self.volatile.iter().copied().filter(|slot| self.wants(*slot, &view)));
+        }
+        if !to.is_empty() {
+            self.check_memory(Routed::size_of(document) + to.len() * PLACE_BYTES)?;
         }
         self.published += 1;
         if let Some(session) = self.sessions.get_mut(&key) {
@@ -189,11 +193,6 @@ impl Core {
         if to.is_empty() {
             self.unrouted += 1;
         } else {
-            let (size, max) = (Routed::size_of(document), self.limits.memory_bytes);
-            if self.memory + size > max {
-                let text = format!("the bus has {} bytes of messages waiting, at most {max} are possible", self.memory);
-                return Err(beyond(Code::Memory, text, max as u64, (self.memory + size) as u64));
-            }
             self.enqueue(
                 now,
                 &to,
@@ -221,7 +220,12 @@ impl Core {
         let mut to = self.index.find(&view);
         to.retain(|slot| self.may_receive(*slot, &view));
         to.extend(self.volatile.iter().copied().filter(|slot| self.wants(*slot, &view)));
-        if to.is_empty() || self.memory + Routed::size_of(document) > self.limits.memory_bytes {
+        if to.is_empty() {
+            return;
+        }
+        if self.check_memory(Routed::size_of(document) + to.len() * PLACE_BYTES).is_err() {
+            // There is no publisher to refuse it to; those who do not get it are told.
+            self.lose(&to, id, GapReason::Memory);
             return;
         }
         let deliver = Deliver {
@@ -238,12 +242,20 @@ impl Core {
         self.enqueue(now, &to, Routed::new(deliver));
     }
 
+    /// Whether so many bytes more may wait in the bus.
+    pub(super) fn check_memory(&self, more: usize) -> Result<(), Refusal> {
+        let (used, max) = (self.memory + self.owed, self.limits.memory_bytes);
+        let wanted = used + more;
+        if wanted <= max {
+            return Ok(());
+        }
+        let text = format!("{used} bytes wait in the bus, {more} more would pass its limit of {max}");
+        Err(beyond(Code::Memory, text, max as u64, wanted as u64))
+    }
+
     fn find_route(&self, key: SessionKey, view: &View<'_>) -> Route {
-        let denied = self
-            .sessions
-            .get(&key)
-            .and_then(|session| (!session.may_publish.admits(view)).then(|| Rc::from(session.may_publish.rule())));
-        let mut to = if denied.is_some() { Vec::new() } else { self.index.find(view) };
+        let denied = self.sessions.get(&key).is_none_or(|session| !session.may_publish.admits(view));
+        let mut to = if denied { Vec::new() } else { self.index.find(view) };
         to.retain(|slot| self.may_receive(*slot, view));
         Route { denied, to }
     }
@@ -259,6 +271,20 @@ impl Core {
         subscription.filters.iter().any(|filter| filter.matches(view)) && self.may_receive(slot, view)
     }
 
+    /// Tells subscriptions of a message that they do not get.
+    fn lose(&mut self, to: &[Slot], id: u64, reason: GapReason) {
+        for slot in to {
+            let Some(subscription) = self.subscriptions.get_mut(*slot as usize) else { continue };
+            subscription.lose(id, reason);
+            self.dropped += 1;
+            let key = subscription.session;
+            if let Some(session) = self.sessions.get_mut(&key) {
+                session.dropped += 1;
+            }
+            self.list_deliverable(key);
+        }
+    }
+
     fn enqueue(&mut self, now: Now, to: &[Slot], message: Routed) {
         let message = Rc::new(message);
         self.memory += message.size();
@@ -266,8 +292,9 @@ impl Core {
             let Some(subscription) = self.subscriptions.get_mut(*slot as usize) else { continue };
             let Some(session) = self.sessions.get_mut(&subscription.session) else { continue };
             let memory = &mut self.memory;
+            *memory += PLACE_BYTES;
             let waiting = Waiting { message: message.clone(), since: now.mono };
-            let pushed = subscription.push(waiting, session.halted, &mut |lost| *memory -= last_size(lost));
+            let pushed = subscription.push(waiting, session.halted, &mut |lost| *memory -= leaving_size(lost));
             if let Pushed::Dropped(count) = pushed {
                 session.dropped += count;
                 self.dropped += count;
@@ -332,20 +359,16 @@ impl Core {
         beyond(Code::Loop, text, u64::from(HOPS_MAX), u64::from(hops))
     }
 
-    fn told_denied(
-        &mut self,
-        key: SessionKey,
-        source: &str,
-        id: u64,
-        document: &EncodedDocument,
-        rule: &str,
-    ) -> Refusal {
+    fn told_denied(&mut self, key: SessionKey, source: &str, id: u64, document: &EncodedDocument) -> Refusal {
+        let rule = self.sessions.get(&key).map(|session| session.may_publish.rule()).unwrap_or_default();
+        let rule = shortened(&rule, TOLD_BYTES_MAX);
         let headers = document.headers().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join(" ");
+        let headers = shortened(&headers, TOLD_BYTES_MAX);
         let text = format!("{source} may not publish this: may-publish is {rule}; the headers are {headers}");
         self.log(tracing::Level::WARN, source, Some(id), format!("denied: {text}"));
         if let Some(session) = self.sessions.get_mut(&key) {
             session.denied += 1;
         }
-        Refusal { rule: Some(rule.to_owned()), ..refusal(Code::Denied, text) }
+        Refusal { rule: Some(rule), ..refusal(Code::Denied, text) }
     }
 }

@@ -28,6 +28,12 @@ pub(crate) struct Waiting {
     pub(crate) since: Duration,
 }
 
+/// What a place in a queue is counted as: a deque grows by doubling, and a gap may stand beside a message.
+pub(crate) const PLACE_BYTES: usize = 2 * size_of::<Entry>();
+
+/// Room that a queue may keep when it is empty.
+const PLACES_KEPT: usize = 64;
+
 #[derive(Debug)]
 enum Entry {
     Message(Waiting),
@@ -100,7 +106,10 @@ impl Queue {
             return Pushed::Queued;
         }
         match self.bounds.overflow {
-            Overflow::Disconnect if !halted => Pushed::Disconnect,
+            Overflow::Disconnect if !halted => {
+                dropped(waiting.message);
+                Pushed::Disconnect
+            }
             // A halted subscription is never disconnected: it keeps the newest, as by default.
             Overflow::DropOldest | Overflow::Disconnect => {
                 let mut count = 0;
@@ -114,14 +123,14 @@ impl Queue {
                     self.append(waiting);
                 } else {
                     // Larger than the whole queue may be.
-                    self.lose_newest(waiting.message.id, GapReason::QueueFull);
+                    self.append_gap(one(waiting.message.id, GapReason::QueueFull));
                     dropped(waiting.message);
                     count += 1;
                 }
                 Pushed::Dropped(count)
             }
             Overflow::DropNewest => {
-                self.lose_newest(waiting.message.id, GapReason::QueueFull);
+                self.append_gap(one(waiting.message.id, GapReason::QueueFull));
                 dropped(waiting.message);
                 Pushed::Dropped(1)
             }
@@ -136,14 +145,41 @@ impl Queue {
         }
         match self.entries.front()? {
             Entry::Message(_) if !window => None,
-            _ => Some(match self.entries.pop_front()? {
-                Entry::Gap(gap) => Next::Gap(gap),
-                Entry::Message(waiting) => {
+            _ => {
+                let entry = self.entries.pop_front()?;
+                self.give_room_back();
+                Some(match entry {
+                    Entry::Gap(gap) => Next::Gap(gap),
+                    Entry::Message(waiting) => {
+                        self.messages -= 1;
+                        self.bytes -= waiting.message.size();
+                        Next::Message(waiting)
+                    }
+                })
+            }
+        }
+    }
+
+    /// Gives up the messages that may not be received any more: the permission for them has expired.
+    pub(crate) fn retain(&mut self, may: impl Fn(&Routed) -> bool, dropped: &mut impl FnMut(Rc<Routed>)) {
+        for entry in std::mem::take(&mut self.entries) {
+            match entry {
+                Entry::Message(waiting) if !may(&waiting.message) => {
                     self.messages -= 1;
                     self.bytes -= waiting.message.size();
-                    Next::Message(waiting)
+                    self.append_gap(one(waiting.message.id, GapReason::Expired));
+                    dropped(waiting.message);
                 }
-            }),
+                Entry::Gap(gap) => self.append_gap(gap),
+                entry => self.entries.push_back(entry),
+            }
+        }
+    }
+
+    /// A place is counted while something stands in it, so that room may not stay behind for long when nothing does.
+    fn give_room_back(&mut self) {
+        if self.entries.capacity() > PLACES_KEPT && self.entries.len() * 4 < self.entries.capacity() {
+            self.entries.shrink_to(self.entries.len() * 2);
         }
     }
 
@@ -194,17 +230,17 @@ impl Queue {
         }
     }
 
-    /// Loses a message that never got in, into a gap at the back.
-    fn lose_newest(&mut self, id: u64, reason: GapReason) {
+    /// Loses something at the back.
+    pub(crate) fn append_gap(&mut self, gap: GapNotice) {
         match self.entries.back_mut() {
-            None => merge_front(&mut self.front, one(id, reason)),
-            Some(Entry::Gap(gap)) if gap.reason == reason as u8 => extend(gap, &one(id, reason)),
-            Some(_) => self.entries.push_back(Entry::Gap(one(id, reason))),
+            None => merge_front(&mut self.front, gap),
+            Some(Entry::Gap(before)) if before.reason == gap.reason => extend(before, &gap),
+            Some(_) => self.entries.push_back(Entry::Gap(gap)),
         }
     }
 }
 
-const fn one(id: u64, reason: GapReason) -> GapNotice {
+pub(crate) const fn one(id: u64, reason: GapReason) -> GapNotice {
     GapNotice { first: id, last: id, count: Some(1), reason: reason as u8 }
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::join::permits;
 use super::operator::Operator;
-use super::session::{Identity, SessionKey, refusal};
+use super::session::{Identity, SessionKey, refusal, shortened};
 use super::{Core, LoadedModule, Now};
 
 /// A reload that waits for the operator's verdict.
@@ -24,6 +24,9 @@ pub(super) struct Reload {
 /// How long an operator may think about its new settings.
 const VERDICT_TIME: Duration = Duration::from_secs(20);
 
+/// A diagnosis is kept, logged and passed on; an operator says what it likes, and a line of a file may be long.
+pub(crate) const DIAGNOSIS_BYTES_MAX: usize = 8 << 10;
+
 impl Core {
     /// Phase one of a reload: the bus has read the file; the operator is asked.
     pub(super) fn module_read(
@@ -33,6 +36,7 @@ impl Core {
         asker: (SessionKey, u32),
         outcome: Result<LoadedModule, String>,
     ) {
+        self.verb_ended(asker.0);
         let module = match outcome {
             Ok(module) => module,
             Err(diagnosis) => {
@@ -41,8 +45,7 @@ impl Core {
             }
         };
         let operator = self.operators.entry(id.clone()).or_default();
-        let connected = operator.session;
-        let Some((key, session)) = connected.and_then(|key| Some((key, self.sessions.get_mut(&key)?))) else {
+        let Some(key) = operator.session else {
             let text = format!("{id} is not connected; its file is good and will be used at its next start");
             self.refuse(asker.0, asker.1, refusal(Code::NotConnected, text));
             return;
@@ -54,14 +57,15 @@ impl Core {
         }
         self.reload_number += 1;
         let number = self.reload_number;
-        session.send(&Frame::new(number, Content::Reload(module.to_wire())));
-        self.reloads_open += 1;
+        let told = Frame::new(number, Content::Reload(module.to_wire()));
         operator.reload = Some(Reload { number, asker, module, deadline: now.mono + VERDICT_TIME });
-        self.wake(key);
+        self.reloads_open += 1;
+        self.tell(key, &told);
     }
 
     /// Phase two: both commit, or neither.
     pub(super) fn verdict(&mut self, now: Now, key: SessionKey, number: u32, verdict: Verdict) {
+        let verdict = Verdict { text: shortened(&verdict.text, DIAGNOSIS_BYTES_MAX), ..verdict };
         let Some(Identity::Operator(id)) = self.sessions.get(&key).map(|session| session.identity.clone()) else {
             return;
         };
@@ -76,18 +80,19 @@ impl Core {
             "time": libeevee::Timestamp(now.wall).to_string(), "accepted": true, "text": verdict.text,
         }));
         let (may_publish, may_receive) = permits(&Identity::Operator(id.clone()), Some(&reload.module));
+        let mut narrowed = false;
         if let Some(session) = self.sessions.get_mut(&key) {
+            narrowed = *session.may_receive != may_receive;
             session.may_publish = may_publish.into();
             session.may_receive = may_receive.into();
             session.credit.set_rate(now.mono, reload.module.rate());
-            session.send(&Frame::new(number, Content::Commit));
         }
+        self.tell(key, &Frame::new(number, Content::Commit));
         if let Some(operator) = self.operators.get_mut(&id) {
             operator.module = Some(reload.module);
         }
         self.memo.clear();
-        self.refile(key);
-        self.wake(key);
+        self.refile(key, narrowed);
         self.log(
             tracing::Level::INFO,
             id.as_str(),
@@ -99,6 +104,7 @@ impl Core {
     }
 
     fn reload_refused(&mut self, now: Now, id: &OperatorId, asker: (SessionKey, u32), diagnosis: String) {
+        let diagnosis = shortened(&diagnosis, DIAGNOSIS_BYTES_MAX);
         self.log(
             tracing::Level::WARN,
             id.as_str(),
@@ -134,11 +140,8 @@ impl Core {
                 "{id} did not answer within {} s; it goes on as it was. `eeveectl status {id}` and `eeveectl logs {id}` say more",
                 VERDICT_TIME.as_secs()
             );
-            if let Some(key) = operator.session
-                && let Some(session) = self.sessions.get_mut(&key)
-            {
-                session.send(&Frame::new(reload.number, Content::Abort(Text { text: text.clone() })));
-                self.wake(key);
+            if let Some(key) = operator.session {
+                self.tell(key, &Frame::new(reload.number, Content::Abort(Text { text: text.clone() })));
             }
             self.refuse(reload.asker.0, reload.asker.1, refusal(Code::NoAnswer, text));
         }

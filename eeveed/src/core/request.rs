@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use hashbrown::HashSet;
-use libeevee::wire::{self, Code, Content, Frame, Response};
+use libeevee::wire::{self, Code, Content, Frame, Refusal, Response};
 
 use super::publish::Outgoing;
 use super::session::{SessionKey, beyond, refusal};
@@ -15,8 +14,15 @@ pub(crate) struct Request {
     number: u32,
     deadline: Duration,
     deadline_ms: u64,
-    /// The sessions that it was routed to; nobody else can answer.
-    receivers: HashSet<SessionKey>,
+    /// The sessions that it was routed to, sorted; nobody else can answer.
+    receivers: Box<[SessionKey]>,
+}
+
+impl Request {
+    /// What it takes of the bus's memory while it is open.
+    const fn size(&self) -> usize {
+        256 + self.receivers.len() * size_of::<SessionKey>()
+    }
 }
 
 /// Requests that one session may have open.
@@ -49,13 +55,13 @@ impl Core {
             Ok(sent) => {
                 let deadline_ms = deadline_ms.clamp(1, DEADLINE_MS_MAX);
                 let deadline = now.mono + Duration::from_millis(deadline_ms);
-                let receivers = sent
-                    .to
-                    .iter()
-                    .filter_map(|slot| self.subscriptions.get(*slot as usize))
-                    .map(|s| s.session)
-                    .collect();
-                self.requests.insert(address, Request { session: key, number, deadline, deadline_ms, receivers });
+                let subscriptions = sent.to.iter().filter_map(|slot| self.subscriptions.get(*slot as usize));
+                let mut receivers: Vec<SessionKey> = subscriptions.map(|subscription| subscription.session).collect();
+                receivers.sort_unstable();
+                receivers.dedup();
+                let request = Request { session: key, number, deadline, deadline_ms, receivers: receivers.into() };
+                self.owed += request.size();
+                self.requests.insert(address, request);
                 self.request_deadlines.insert((deadline, address), ());
                 if let Some(session) = self.sessions.get_mut(&key) {
                     session.requests_open += 1;
@@ -73,20 +79,36 @@ impl Core {
             return;
         }
         let Some(source) = self.sessions.get(&key).map(|session| session.source.clone()) else { return };
-        let known = self.requests.get(&address).is_some_and(|request| request.receivers.contains(&key));
+        let known = self.requests.get(&address).is_some_and(|request| request.receivers.binary_search(&key).is_ok());
         if !known {
             let text =
                 format!("no request waits at address {address} for an answer of {source}: answered, or too late");
             self.refuse(key, number, refusal(Code::NotFound, text));
         } else if let Some(request) = self.end_request(address) {
-            if let Some(asker) = self.sessions.get_mut(&request.session) {
-                let response = Response { source: source.to_string(), timestamp: now.wall, document };
-                asker.send(&Frame::new(request.number, Content::Response(response)));
-                self.wake(request.session);
+            match self.check_unread(request.session, document.bytes().len()) {
+                Ok(()) => {
+                    let response = Response { source: source.to_string(), timestamp: now.wall, document };
+                    self.tell(request.session, &Frame::new(request.number, Content::Response(response)));
+                    self.ok(key, number);
+                }
+                Err(refusal) => {
+                    self.refuse(request.session, request.number, refusal.clone());
+                    self.refuse(key, number, refusal);
+                }
             }
-            self.ok(key, number);
         }
         self.grant(now, key);
+    }
+
+    /// Whether an answer of so many bytes may wait for a session: one that asks and does not read must not fill the bus.
+    fn check_unread(&self, asker: SessionKey, bytes: usize) -> Result<(), Refusal> {
+        self.check_memory(bytes)?;
+        let (wanted, max) = (self.control_backlog(asker) + bytes, self.limits.queue_bytes.max(bytes));
+        if wanted <= max {
+            return Ok(());
+        }
+        let text = format!("the requester left {wanted} bytes of answers unread, at most {max} are possible");
+        Err(beyond(Code::Memory, text, max as u64, wanted as u64))
     }
 
     pub(super) fn expire_requests(&mut self, now: Now) {
@@ -112,6 +134,7 @@ impl Core {
     fn end_request(&mut self, address: u64) -> Option<Request> {
         let request = self.requests.remove(&address)?;
         self.request_deadlines.remove(&(request.deadline, address));
+        self.owed -= request.size();
         if let Some(session) = self.sessions.get_mut(&request.session) {
             session.requests_open -= 1;
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libeevee::OperatorId;
-use libeevee::wire::{Code, Content, Frame, Refusal};
+use libeevee::wire::{Code, Refusal};
 
 use super::index::Slot;
 use super::permit::Permit;
@@ -159,8 +159,6 @@ impl Credit {
 pub(crate) struct Session {
     pub(crate) identity: Identity,
     pub(crate) source: Rc<str>,
-    /// Equal for sessions with equal source; part of the memo's key.
-    pub(crate) source_key: u32,
     pub(crate) peer: Peer,
     pub(crate) joined_wall: u64,
     pub(crate) may_publish: Rc<Permit>,
@@ -168,10 +166,16 @@ pub(crate) struct Session {
     pub(crate) credit: Credit,
     /// Subscription number and slot, sorted by number.
     pub(crate) subscriptions: Vec<(u32, Slot)>,
+    /// The highest number that a subscription had; none is used again.
+    pub(super) last_subscription: u32,
     /// Subscriptions that have something to deliver, in turn.
     pub(crate) ready: VecDeque<Slot>,
     /// Encoded frames that are no deliveries; written first.
-    pub(crate) control: Vec<u8>,
+    pub(super) control: Vec<u8>,
+    /// Bytes of a large frame that is not whole yet.
+    pub(super) input: usize,
+    /// How many bytes the shell was given and has not written yet, as far as the core knows.
+    pub(super) unwritten: usize,
     /// Whether the shell knows that there is output.
     pub(crate) awake: bool,
     /// Set once an error ended it: nothing more is taken from it.
@@ -182,6 +186,8 @@ pub(crate) struct Session {
     pub(crate) resumed: Duration,
     pub(crate) claims: Vec<String>,
     pub(crate) requests_open: usize,
+    /// Verbs that the shell carries out now.
+    pub(super) verbs_open: usize,
     pub(crate) published: u64,
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
@@ -189,18 +195,24 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn send(&mut self, frame: &Frame) {
-        frame.encode_into(&mut self.control);
-    }
-
-    pub(crate) fn refuse(&mut self, number: u32, refusal: Refusal) {
-        self.send(&Frame::new(number, Content::Error(refusal)));
+    /// What it takes of the bus's memory beside its subscriptions.
+    pub(super) const fn counted(&self) -> usize {
+        self.control.len() + self.unwritten + self.input
     }
 
     pub(crate) fn slot(&self, number: u32) -> Option<Slot> {
         let at = self.subscriptions.binary_search_by_key(&number, |(known, _)| *known).ok()?;
         Some(self.subscriptions[at].1)
     }
+}
+
+/// The first part of a text that a peer or a file made as long as it liked.
+pub(crate) fn shortened(text: &str, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(bytes_max);
+    format!("{}… ({} bytes)", &text[..end], text.len())
 }
 
 /// A refusal without a rule.

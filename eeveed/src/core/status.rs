@@ -1,28 +1,42 @@
 //! What the bus knows, as JSON for `eeveectl status`. The keys are in docs/PROTOCOL.md.
 
-use libeevee::wire::{Code, Refusal};
+use libeevee::filter::Filter;
+use libeevee::wire::Refusal;
 use libeevee::{OperatorId, Timestamp};
 use serde_json::{Value, json};
 
+use super::control::unknown;
 use super::operator::Operator;
-use super::session::refusal;
+use super::session::shortened;
 use super::{Core, Now};
 
+/// How much of a subscription's filters is shown; they may have 256 KiB.
+const FILTERS_SHOWN: usize = 4;
+const FILTER_BYTES_SHOWN: usize = 256;
+
+fn shown(filters: &[Filter]) -> Vec<String> {
+    let some = filters.iter().take(FILTERS_SHOWN).map(|filter| shortened(&filter.to_string(), FILTER_BYTES_SHOWN));
+    let more = filters.len().saturating_sub(FILTERS_SHOWN);
+    some.chain((more > 0).then(|| format!("… and {more} more"))).collect()
+}
+
 impl Core {
-    pub(crate) fn status(&self, id: Option<&OperatorId>) -> Result<Value, Refusal> {
-        match id {
-            None => Ok(self.operators.iter().map(|(id, operator)| self.operator_status(id, operator)).collect()),
-            Some(id) => match self.operators.get(id) {
-                Some(operator) => Ok(json!([self.operator_status(id, operator)])),
-                None => Err(refusal(
-                    Code::NotFound,
-                    format!("no operator {id}: there is no module file for it, and it is not connected"),
-                )),
-            },
-        }
+    /// One operator, or all. It always fits a frame for as long as operators are few or honest: where it would not,
+    /// subscriptions are left out.
+    pub(crate) fn status(&self, id: Option<&OperatorId>) -> Result<String, Refusal> {
+        let operators: Vec<_> = match id {
+            None => self.operators.iter().collect(),
+            Some(id) => vec![self.operators.get_key_value(id).ok_or_else(|| unknown(id))?],
+        };
+        let print = |whole| {
+            let all: Value = operators.iter().map(|(id, operator)| self.operator_status(id, operator, whole)).collect();
+            all.to_string()
+        };
+        let text = print(true);
+        Ok(if text.len() <= self.limits.frame_bytes { text } else { print(false) })
     }
 
-    fn operator_status(&self, id: &OperatorId, operator: &Operator) -> Value {
+    fn operator_status(&self, id: &OperatorId, operator: &Operator, whole: bool) -> Value {
         let session = operator.session.and_then(|key| Some((key, self.sessions.get(&key)?)));
         let subscriptions: Vec<_> = session
             .iter()
@@ -42,9 +56,9 @@ impl Core {
             "session": session.map(|(key, _)| key),
             "pid": session.and_then(|(_, session)| session.peer.pid),
             "program": session.map(|(_, session)| &session.peer.program),
-            "subscriptions": subscriptions.iter().map(|subscription| json!({
+            "subscriptions": subscriptions.iter().filter(|_| whole).map(|subscription| json!({
                 "number": subscription.number,
-                "filters": subscription.filters.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "filters": shown(&subscription.filters),
                 "queue_messages": subscription.queue().messages(),
                 "queue_bytes": subscription.queue().bytes(),
                 "delivered": subscription.delivered,
@@ -72,7 +86,7 @@ impl Core {
             "sessions": self.sessions.len(),
             "subscriptions": self.subscriptions.len(),
             "operators": self.operators.values().filter(|operator| operator.session.is_some()).count(),
-            "memory_bytes": self.memory,
+            "memory_bytes": self.memory + self.owed,
             "memory_limit_bytes": self.limits.memory_bytes,
             "published": self.published,
             "delivered": self.delivered,

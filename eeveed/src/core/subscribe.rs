@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use libeevee::GapReason;
 use libeevee::filter::{Filter, FilterErrorKind};
 use libeevee::wire::limits::SUBSCRIPTION_FILTERS_MAX;
 use libeevee::wire::{Code, Content, Frame, Grant, Overflow, Refusal, Subscribe};
@@ -10,7 +11,7 @@ use libeevee::wire::{Code, Content, Frame, Grant, Overflow, Refusal, Subscribe};
 use super::index::Slot;
 use super::message::Routed;
 use super::permit::is_volatile;
-use super::queue::{Bounds, Next, Pushed, Queue, Waiting};
+use super::queue::{Bounds, Next, PLACE_BYTES, Pushed, Queue, Waiting, one};
 use super::session::{Session, SessionKey, beyond, refusal};
 use super::{Core, LoadedModule};
 
@@ -19,6 +20,7 @@ pub(crate) struct Subscription {
     pub(crate) session: SessionKey,
     pub(crate) number: u32,
     pub(crate) filters: Vec<Filter>,
+    /// What was asked for, without the texts of the filters.
     asked: Subscribe,
     queue: Queue,
     window_messages: u64,
@@ -26,11 +28,14 @@ pub(crate) struct Subscription {
     /// Whether it stands in its session's list of those that have something to deliver.
     pub(crate) listed: bool,
     pub(crate) volatile: bool,
-    /// What its filters take of the daemon's memory, here and in the index.
-    filter_memory: usize,
+    /// What it takes of the bus's memory without its queue; its filters stand here and in the index.
+    own_memory: usize,
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
 }
+
+/// What a subscription costs beside its filters and its queue: its own fields, its places in lists and in the index.
+const SUBSCRIPTION_BYTES: usize = 1024;
 
 /// What [`Subscription::take`] took.
 #[derive(Debug, Default)]
@@ -61,6 +66,12 @@ impl Subscription {
         pushed
     }
 
+    /// Counts a message that did not even get into the queue.
+    pub(crate) fn lose(&mut self, id: u64, reason: GapReason) {
+        self.queue.append_gap(one(id, reason));
+        self.dropped += 1;
+    }
+
     /// Appends deliveries until the budget, the window or the queue ends. `freed` is given the bytes that nobody keeps now.
     pub(crate) fn take(
         &mut self,
@@ -76,7 +87,7 @@ impl Subscription {
             let mut expired = 0;
             let next = self.queue.pop(now, window, &mut |message| {
                 expired += 1;
-                freed(last_size(message));
+                freed(leaving_size(message));
             });
             taken.dropped += expired;
             self.dropped += expired;
@@ -90,12 +101,17 @@ impl Subscription {
                     self.window_bytes -= message.document_bytes() as i64;
                     taken.delivered += 1;
                     self.delivered += 1;
-                    freed(last_size(message));
+                    freed(leaving_size(message));
                 }
             }
         }
         taken
     }
+}
+
+/// The bytes that are free when a message leaves a queue.
+pub(crate) fn leaving_size(message: Rc<Routed>) -> usize {
+    PLACE_BYTES + last_size(message)
 }
 
 /// The bytes that are free when this reference goes: those of the message if it is the last one.
@@ -114,7 +130,7 @@ impl Core {
     fn try_subscribe(&mut self, key: SessionKey, number: u32, asked: Subscribe) -> Result<(), Refusal> {
         let max = self.limits.subscriptions_per_session as u64;
         let Some(session) = self.sessions.get_mut(&key) else { return Ok(()) };
-        if number == 0 || session.subscriptions.last().is_some_and(|(last, _)| *last >= number) {
+        if number <= session.last_subscription {
             let text = format!("subscription number {number}: it must be above 0 and above all earlier ones");
             return Err(refusal(Code::Quota, text));
         }
@@ -131,13 +147,10 @@ impl Core {
             return Err(refusal(Code::Malformed, format!("overflow policy {} is unknown", asked.overflow)));
         }
         let filters = parse_filters(&asked.filters, self.limits.filter_clauses, self.limits.filter_bytes)?;
-        // Kept here and in the index.
-        let filter_memory = 2 * filters.iter().map(Filter::memory_bytes).sum::<usize>();
-        let (wanted, memory_max) = (self.memory + filter_memory, self.limits.memory_bytes);
-        if wanted > memory_max {
-            let text = format!("the filters take {filter_memory} bytes, and the bus may use {memory_max} in all");
-            return Err(beyond(Code::Memory, text, memory_max as u64, wanted as u64));
-        }
+        let own_memory = SUBSCRIPTION_BYTES + 2 * filters.iter().map(Filter::memory_bytes).sum::<usize>();
+        self.check_memory(own_memory)?;
+        let Some(session) = self.sessions.get_mut(&key) else { return Ok(()) };
+        session.last_subscription = number;
         let volatile = session.may_receive.is_volatile() || filters.iter().any(is_volatile);
         let bounds = self.bounds(key, &asked);
         let slot = self.subscriptions.insert(Subscription {
@@ -147,14 +160,14 @@ impl Core {
             window_messages: asked.window_messages,
             window_bytes: i64::try_from(asked.window_bytes).unwrap_or(i64::MAX),
             filters,
-            asked,
+            asked: Subscribe { filters: Vec::new(), ..asked },
             listed: false,
             volatile,
-            filter_memory,
+            own_memory,
             delivered: 0,
             dropped: 0,
         }) as Slot;
-        self.memory += filter_memory;
+        self.memory += own_memory;
         self.file(slot);
         if let Some(session) = self.sessions.get_mut(&key) {
             session.subscriptions.push((number, slot));
@@ -174,8 +187,11 @@ impl Core {
     }
 
     fn unfile(&mut self, slot: Slot) {
-        self.volatile.retain(|known| *known != slot);
-        self.index.remove(slot);
+        if self.subscriptions[slot as usize].volatile {
+            self.volatile.retain(|known| *known != slot);
+        } else {
+            self.index.remove(slot);
+        }
         self.memo.clear();
     }
 
@@ -196,8 +212,8 @@ impl Core {
     pub(super) fn end_subscription(&mut self, slot: Slot) {
         self.unfile(slot);
         let mut subscription = self.subscriptions.remove(slot as usize);
-        self.memory -= subscription.filter_memory;
-        subscription.queue.clear(&mut |message| self.memory -= last_size(message));
+        self.memory -= subscription.own_memory;
+        subscription.queue.clear(&mut |message| self.memory -= leaving_size(message));
     }
 
     /// More window from a client.
@@ -231,8 +247,9 @@ impl Core {
         }
     }
 
-    /// New permissions and bounds for the subscriptions of a session whose module file changed.
-    pub(super) fn refile(&mut self, key: SessionKey) {
+    /// New permissions and bounds for the subscriptions of a session whose module file changed; what waits and may not be
+    /// received any more is given up if `narrowed`.
+    pub(super) fn refile(&mut self, key: SessionKey, narrowed: bool) {
         let Some(session) = self.sessions.get(&key) else { return };
         let may_receive = session.may_receive.clone();
         for (_, slot) in session.subscriptions.clone() {
@@ -241,6 +258,11 @@ impl Core {
             let bounds = self.bounds(key, &asked);
             let subscription = &mut self.subscriptions[slot as usize];
             subscription.queue.set_bounds(bounds);
+            if narrowed {
+                let memory = &mut self.memory;
+                let may = |message: &Routed| message.look(|view| may_receive.admits(view));
+                subscription.queue.retain(may, &mut |message| *memory -= leaving_size(message));
+            }
             subscription.volatile = may_receive.is_volatile() || subscription.filters.iter().any(is_volatile);
             self.file(slot);
         }

@@ -100,6 +100,8 @@ impl Bus {
     fn output(&mut self, session: SessionKey) -> Vec<Frame> {
         let mut out = Vec::new();
         while self.core.output(self.now, session, 1 << 20, &mut out) {}
+        // All is written.
+        self.core.output(self.now, session, 0, &mut Vec::new());
         let mut bytes = BytesMut::from(&out[..]);
         std::iter::from_fn(|| split_frame(&mut bytes, 1 << 20).unwrap())
             .map(|bytes| Frame::decode(bytes).unwrap().unwrap())
@@ -120,6 +122,10 @@ impl Bus {
                 _ => None,
             })
             .collect()
+    }
+
+    fn status(&self, id: &OperatorId) -> serde_json::Value {
+        serde_json::from_str::<serde_json::Value>(&self.core.status(Some(id)).unwrap()).unwrap()[0].clone()
     }
 
     fn delivered(&mut self, session: SessionKey) -> Vec<Deliver> {
@@ -381,7 +387,7 @@ fn reload_commits_both_or_neither() {
     bus.send(1, *number, Content::Verdict(no));
     assert_eq!(code(&bus.read(9)[0]), Code::Refused);
     assert!(matches!(bus.publish(1, &[("type", "x")]), Content::Published(_)), "[bus] stayed as it was");
-    assert_eq!(bus.core.status(Some(&id)).unwrap()[0]["last_reload"]["accepted"], false);
+    assert_eq!(bus.status(&id)["last_reload"]["accepted"], false);
 
     bus.step(read((9, 5)));
     let number = bus.output(1)[0].number;
@@ -533,13 +539,322 @@ proptest! {
     }
 }
 
+fn control(verb: &str, id: &str) -> Content {
+    Content::Control(Control { verb: verb.into(), id: id.into(), argument: String::new() })
+}
+
+/// The rights of a person may have changed between two of their sessions.
+#[test]
+fn what_one_session_may_publish_is_no_answer_for_another_of_the_same_person() {
+    let mut bus = Bus::new();
+    bus.join(1, Identity::Person { name: "ann".into(), admin: true }, None);
+    bus.join(2, Identity::Person { name: "ann".into(), admin: false }, None);
+    assert!(matches!(bus.publish(1, &[("type", "control.start")]), Content::Published(_)));
+    assert_eq!(code(&bus.publish(2, &[("type", "control.start")])), Code::Denied);
+}
+
+#[test]
+fn a_denial_repeats_no_more_of_rule_and_headers_than_a_person_reads() {
+    let mut bus = Bus::new();
+    let long = "x".repeat(1000);
+    let rules: Vec<String> = (0..60).map(|n| format!("\"channel=#{n}{long}\"")).collect();
+    let rules = format!("[bus]\nmay-publish = [{}]\n", rules.join(","));
+    bus.join(1, Identity::Operator("irc".parse().unwrap()), Some(module("irc", &rules)));
+    let value = "x".repeat(1000);
+    let headers: Vec<(String, &str)> = (0..60).map(|n| (format!("k{n}"), value.as_str())).collect();
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+    let Content::Error(refusal) = bus.publish(1, &headers) else { panic!() };
+    assert!(refusal.rule.unwrap().starts_with("channel=#0x"));
+    assert!(refusal.text.len() < 4096, "{}", refusal.text);
+}
+
+/// Whatever waits anywhere is counted, and nothing is left when it is gone.
+#[test]
+fn all_that_waits_is_counted_as_memory() {
+    let mut bus = Bus::new();
+    bus.operator(1, "a");
+    bus.operator(2, "b");
+    assert_eq!(bus.core.memory, 0);
+    bus.subscribe(2, 1, Subscribe { window_messages: 0, ..subscribe("type=x") });
+    let one = bus.core.memory;
+    for number in 2..=100 {
+        bus.subscribe(2, number, Subscribe { window_messages: 0, ..subscribe("type=x") });
+    }
+    assert!(bus.core.memory >= 100 * one / 2 && one > 1000, "{one}, {}", bus.core.memory);
+    let before = bus.core.memory;
+    bus.publish(1, &[("type", "x")]);
+    let places = bus.core.memory - before;
+    assert!(places > 100 * size_of::<queue::Waiting>(), "one message in a hundred queues takes {places}");
+    bus.send(2, 1, Content::Unsubscribe);
+    bus.read(2);
+    bus.step(Event::Leave { session: 2 });
+    assert_eq!(bus.core.memory, 0);
+}
+
+#[test]
+fn every_end_of_a_message_gives_its_memory_back() {
+    for overflow in 1..=3 {
+        let mut bus = Bus::new();
+        bus.operator(1, "a");
+        bus.operator(2, "b");
+        let small = Subscribe { queue_messages: 2, window_messages: 1, overflow, max_age_ms: 5, ..subscribe("type=x") };
+        bus.subscribe(2, 1, small.clone());
+        bus.subscribe(2, 2, Subscribe { queue_bytes: 10, ..small });
+        for _ in 0..4 {
+            bus.publish(1, &[("type", "x")]);
+        }
+        let waits = bus.core.memory;
+        bus.pass(Duration::from_secs(1));
+        bus.send(2, 1, Content::Grant(Grant { messages: 10, bytes: 0 }));
+        bus.read(2);
+        assert!(bus.core.memory < waits);
+        bus.step(Event::Leave { session: 2 });
+        assert_eq!(bus.core.memory, 0, "policy {overflow}");
+    }
+}
+
+#[test]
+fn an_asker_that_does_not_read_fills_nothing() {
+    let mut bus = Bus::new();
+    bus.core.limits.queue_bytes = 10_000;
+    bus.operator(1, "asker");
+    bus.operator(2, "knows");
+    bus.subscribe(2, 1, subscribe("type=q"));
+    let body = "x".repeat(4000);
+    for number in 1..=5 {
+        let document = document(&[("type", "q")], "");
+        bus.send(1, number, Content::Request(Request { deadline_ms: 1000, cause: None, hops: 0, document }));
+    }
+    let asked = bus.delivered(2);
+    assert_eq!(asked.len(), 5);
+    for (number, question) in (1..).zip(asked) {
+        let address = question.reply_address.unwrap();
+        bus.send(2, number, Content::Reply(Reply { address, document: document(&[], &body) }));
+    }
+    let answers = bus.read(2);
+    assert_eq!(answers[..2], [Content::Ok, Content::Ok]);
+    assert_eq!(code(&answers[2]), Code::Memory);
+    assert!(bus.core.owed < 20_000, "{}", bus.core.owed);
+    let got = bus.read(1);
+    assert_eq!(got.iter().filter(|content| matches!(content, Content::Response(_))).count(), 2);
+    assert_eq!(code(got.last().unwrap()), Code::Memory);
+    bus.step(Event::Leave { session: 2 });
+    bus.step(Event::Leave { session: 1 });
+    assert_eq!((bus.core.memory, bus.core.owed), (0, 0));
+}
+
+#[test]
+fn frames_that_are_not_whole_are_counted_too() {
+    let mut bus = Bus::new();
+    bus.operator(1, "a");
+    bus.operator(2, "b");
+    bus.core.limits.memory_bytes = 1 << 20;
+    bus.core.count_input(1, 800_000);
+    bus.core.count_input(1, 1 << 20);
+    assert!(bus.core.has_room());
+    bus.send(1, 1, Content::Ping(Value { value: 1 }));
+    assert!(!bus.core.has_room());
+    bus.read(1);
+    assert!(bus.core.has_room());
+    bus.send(2, 1, Content::Subscribe(subscribe("*")));
+    assert_eq!(code(&bus.read(2)[0]), Code::Memory);
+    bus.step(Event::Leave { session: 1 });
+    bus.subscribe(2, 2, subscribe("*"));
+    bus.step(Event::Leave { session: 2 });
+    assert_eq!((bus.core.memory, bus.core.owed), (0, 0));
+}
+
+#[test]
+fn a_session_has_few_verbs_under_way_at_a_time() {
+    let mut bus = Bus::new();
+    bus.join(1, Identity::Person { name: "ann".into(), admin: false }, None);
+    for number in 1..=8 {
+        bus.send(1, number, control("status", ""));
+    }
+    assert_eq!(bus.read(1), []);
+    bus.send(1, 9, control("status", ""));
+    assert_eq!(code(&bus.read(1)[0]), Code::Quota);
+    bus.step(Event::Answered { session: 1, number: 1, outcome: Ok(Some("[]".into())) });
+    assert!(matches!(bus.read(1)[..], [Content::Answer(_)]));
+    bus.send(1, 10, control("status", ""));
+    assert_eq!(bus.read(1), []);
+}
+
+/// At the start the core knows no module file; only `status` tells it which there are.
+#[test]
+fn an_operator_that_never_connected_can_be_halted() {
+    let mut bus = Bus::new();
+    let id: OperatorId = "irc".parse().unwrap();
+    bus.join(9, Identity::Person { name: "root".into(), admin: true }, None);
+    bus.send(9, 1, control("halt", "irc"));
+    assert!(bus.actions.iter().any(|action| matches!(action, Action::Control { number: 1, .. })));
+    bus.step(Event::Modules(vec![(id.clone(), Ok(module("irc", "")))]));
+    bus.step(Event::Halt { session: 9, number: 1, id: id.clone(), on: true });
+    assert_eq!(bus.read(9), [Content::Ok]);
+    assert!(bus.core.operators[&id].halted);
+    bus.step(Event::Halt { session: 9, number: 2, id: "none".parse().unwrap(), on: true });
+    assert_eq!(code(&bus.read(9)[0]), Code::NotFound);
+}
+
+#[test]
+fn status_fits_a_frame_whatever_an_operator_subscribes_to() {
+    let mut bus = Bus::new();
+    bus.operator(1, "hoarder");
+    let long = format!("channel in ({})", (0..200).map(|n| n.to_string()).collect::<Vec<_>>().join(","));
+    for number in 1..=512 {
+        bus.subscribe(1, number, Subscribe { filters: vec![long.clone(); 8], ..subscribe("*") });
+    }
+    let id: OperatorId = "hoarder".parse().unwrap();
+    let status = bus.core.status(None).unwrap();
+    assert!(status.len() <= bus.core.limits.frame_bytes, "{}", status.len());
+    assert_eq!(bus.status(&id)["connected"], true);
+}
+
+#[test]
+fn what_was_answered_before_bye_is_still_written() {
+    let mut bus = Bus::new();
+    bus.operator(1, "a");
+    bus.numbers += 1;
+    let publish = Publish { cause: None, hops: 0, epoch: 0, sequence: 0, document: document(&[("type", "x")], "") };
+    bus.step(Event::Frame {
+        session: 1,
+        frame: Frame { flags: CONFIRM, number: 7, content: Content::Publish(publish) },
+    });
+    bus.send(1, 0, Content::Bye(Text { text: "done\u{1b}".repeat(100_000) }));
+    bus.operator(2, "a");
+    assert!(matches!(bus.read(1)[..], [Content::Published(_)]));
+    bus.step(Event::Leave { session: 1 });
+    bus.step(Event::Leave { session: 2 });
+    assert!(bus.core.parting.is_empty());
+    assert_eq!((bus.core.memory, bus.core.owed), (0, 0));
+}
+
+#[test]
+fn why_an_operator_left_is_one_short_line() {
+    let mut bus = Bus::new();
+    let id: OperatorId = "a".parse().unwrap();
+    bus.operator(1, "a");
+    bus.send(1, 0, Content::Bye(Text { text: "done\u{1b}\n".repeat(100_000) }));
+    let status = bus.status(&id);
+    let why = status["status"].as_str().unwrap();
+    assert!(why.starts_with("donedone") && why.len() == 200, "{why}");
+}
+
+#[test]
+fn a_session_that_the_bus_has_ended_holds_no_id() {
+    let mut bus = Bus::new();
+    bus.operator(1, "a");
+    bus.step(Event::BadFrame { session: 1, error: Frame::decode(bytes::Bytes::new()).unwrap_err() });
+    bus.operator(2, "a");
+    bus.step(Event::Leave { session: 1 });
+    assert_eq!(bus.core.operators[&"a".parse::<OperatorId>().unwrap()].session, Some(2));
+}
+
+#[test]
+fn nobody_joins_a_bus_that_stops() {
+    let mut bus = Bus::new();
+    bus.step(Event::Stop("the bus is stopping".into()));
+    let told = bus.join(1, Identity::Operator("a".parse().unwrap()), None);
+    assert_eq!(code(&told[0]), Code::Stopping);
+    assert!(bus.actions.iter().any(|action| matches!(action, Action::Close(1))));
+}
+
+#[test]
+fn a_flood_of_states_is_announced_slowly_and_the_last_one_surely() {
+    let mut bus = Bus::new();
+    bus.operator(1, "watch");
+    bus.subscribe(1, 1, subscribe("type=operator.state,operator=irc"));
+    bus.operator(2, "irc");
+    for number in 0..1000 {
+        bus.send(2, 0, Content::State(State { state: 2, status: format!("state {number}") }));
+    }
+    assert_eq!(bus.delivered(1).len(), 20);
+    assert_eq!(bus.core.deadline(), Some(Duration::from_secs(1)));
+    bus.pass(Duration::from_secs(1));
+    let late = bus.delivered(1);
+    assert_eq!(late.len(), 1);
+    assert_eq!(late[0].document.body(), "state 999");
+    assert_eq!(bus.core.deadline(), None);
+}
+
+#[test]
+fn what_the_bus_itself_cannot_tell_for_want_of_memory_is_a_gap() {
+    let mut bus = Bus::new();
+    bus.operator(1, "watch");
+    bus.subscribe(1, 1, subscribe("type=operator.state"));
+    bus.core.limits.memory_bytes = 100;
+    bus.operator(2, "irc");
+    assert_eq!(bus.seen(1), ["1:gap 2-2 Some(1)"]);
+}
+
+#[test]
+fn systemd_is_asked_once_however_often_an_operator_comes_and_goes() {
+    let mut bus = Bus::new();
+    let asked = |bus: &Bus| bus.actions.iter().filter(|action| matches!(action, Action::Ended { .. })).count();
+    for session in 1..=10 {
+        bus.operator(session, "a");
+        bus.step(Event::Leave { session });
+    }
+    assert_eq!(asked(&bus), 1);
+    bus.step(Event::Failure { id: "a".parse().unwrap(), failure: None });
+    bus.operator(11, "a");
+    bus.step(Event::Leave { session: 11 });
+    assert_eq!(asked(&bus), 2);
+}
+
+#[test]
+fn the_number_of_an_ended_subscription_is_never_used_again() {
+    let mut bus = Bus::new();
+    bus.operator(1, "a");
+    bus.subscribe(1, 5, subscribe("*"));
+    bus.send(1, 5, Content::Unsubscribe);
+    assert_eq!(bus.read(1), [Content::Ok]);
+    bus.send(1, 5, Content::Subscribe(subscribe("*")));
+    assert_eq!(code(&bus.read(1)[0]), Code::Quota);
+}
+
+#[test]
+fn a_reload_that_takes_a_right_away_takes_what_waits_too() {
+    let mut bus = Bus::new();
+    let id: OperatorId = "irc".parse().unwrap();
+    bus.join(1, Identity::Operator(id.clone()), Some(module("irc", "")));
+    bus.operator(2, "a");
+    bus.subscribe(1, 1, subscribe("*"));
+    bus.core.set_halted(bus.now, &id, true);
+    bus.read(1);
+    bus.publish(2, &[("type", "secret")]);
+    bus.publish(2, &[("type", "x")]);
+    let rules = module("irc", "[bus]\nmay-receive = [\"type=x\"]\n");
+    bus.step(Event::ModuleRead { id: id.clone(), asker: (2, 1), outcome: Ok(rules) });
+    let number = bus.output(1)[0].number;
+    bus.send(1, number, Content::Verdict(Verdict { accepted: true, text: String::new() }));
+    bus.core.set_halted(bus.now, &id, false);
+    let kinds: Vec<_> = bus.delivered(1).iter().map(|d| d.document.header("type").unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["x"]);
+    bus.read(2);
+    bus.step(Event::Leave { session: 1 });
+    assert_eq!(bus.core.memory, 0);
+}
+
+#[test]
+fn the_diagnosis_of_an_operator_is_kept_short() {
+    let mut bus = Bus::new();
+    let id: OperatorId = "irc".parse().unwrap();
+    bus.operator(1, "irc");
+    bus.step(Event::ModuleRead { id: id.clone(), asker: (1, 1), outcome: Ok(module("irc", "")) });
+    let number = bus.output(1)[0].number;
+    bus.send(1, number, Content::Verdict(Verdict { accepted: false, text: "no ".repeat(300_000) }));
+    assert!(bus.status(&id)["last_reload"]["text"].as_str().unwrap().len() < 10_000);
+    assert!(bus.actions.iter().all(|action| !matches!(action, Action::Log { text, .. } if text.len() > 10_000)));
+}
+
 /// No socket, clock, thread, file or runtime: then a run is its events, and a seed repeats it.
 #[test]
 fn the_core_is_pure() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/core");
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.ends_with("tests.rs") {
+        if path.ends_with("tests.rs") || path.ends_with("simulation.rs") {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap();
