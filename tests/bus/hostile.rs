@@ -13,21 +13,21 @@ use libeevee::{Client, Code, Subscription};
 use crate::bus::{Bus, SOON, document, message};
 
 /// Two operators that talk to each other all the time.
-struct Bystanders {
+pub(crate) struct Bystanders {
     one: Client,
     _two: Client,
     heard: Subscription,
 }
 
 impl Bystanders {
-    async fn new(bus: &Bus) -> Self {
+    pub(crate) async fn new(bus: &Bus) -> Self {
         let (one, two) = (bus.operator("one").await, bus.operator("two").await);
         let heard = two.subscribe("type=bystander").await.unwrap();
         Self { one, _two: two, heard }
     }
 
     /// A message passes, and no gap with it.
-    async fn talk(&mut self, after: &str) {
+    pub(crate) async fn talk(&mut self, after: &str) {
         let talk = document(&[("type", "bystander")], after);
         self.one.publish_confirmed(talk).await.unwrap_or_else(|error| panic!("after {after}: {error}"));
         assert_eq!(message(&mut self.heard).await.text(), Some(after));
@@ -35,32 +35,41 @@ impl Bystanders {
 }
 
 /// A client made of bytes.
-struct Raw {
+pub(crate) struct Raw {
     stream: UnixStream,
     read: BytesMut,
 }
 
 impl Raw {
-    fn connect(bus: &Bus) -> Self {
+    pub(crate) fn connect(bus: &Bus) -> Self {
         let stream = UnixStream::connect(bus.socket()).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         Self { stream, read: BytesMut::new() }
     }
 
-    fn hello(bus: &Bus, id: &str) -> Self {
+    /// Another hand on the same socket.
+    pub(crate) fn try_clone(&self) -> Self {
+        Self { stream: self.stream.try_clone().unwrap(), read: BytesMut::new() }
+    }
+
+    pub(crate) fn shutdown(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
+    pub(crate) fn hello(bus: &Bus, id: &str) -> Self {
         let mut raw = Self::connect(bus);
         raw.send(&hello(id).encode());
         assert!(matches!(raw.frame().unwrap().content, Content::Welcome(_)));
         raw
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         // The bus may have closed while we still write: what it said is read all the same.
         let _ = self.stream.write_all(bytes);
     }
 
     /// The next frame; None at the end of the stream.
-    fn frame(&mut self) -> Option<Frame> {
+    pub(crate) fn frame(&mut self) -> Option<Frame> {
         loop {
             if let Some(bytes) = split_frame(&mut self.read, 64 << 20).unwrap() {
                 return Some(Frame::decode(bytes).unwrap().unwrap());
@@ -87,7 +96,7 @@ impl Raw {
     }
 }
 
-fn hello(id: &str) -> Frame {
+pub(crate) fn hello(id: &str) -> Frame {
     Frame::new(
         0,
         Content::Hello(Hello {
@@ -103,7 +112,7 @@ fn hello(id: &str) -> Frame {
     )
 }
 
-fn publish(number: u32, document: &libeevee::Document) -> Frame {
+pub(crate) fn publish(number: u32, document: &libeevee::Document) -> Frame {
     let document = EncodedDocument::from(document);
     let publish = Publish { cause: None, hops: 0, epoch: 0, sequence: 0, document };
     Frame { flags: CONFIRM, number, content: Content::Publish(publish) }

@@ -6,3 +6,4 @@ mod config;
 mod hostile;
 mod messages;
 mod operators;
+mod pressure;

@@ -1,0 +1,169 @@
+//! Many at once, much at once, and peers that do not read: everybody gets what the protocol promises, and the bus stays
+//! small.
+
+use std::time::{Duration, Instant};
+
+use libeevee::Code;
+use libeevee::wire::{Content, Control, Frame, Subscribe};
+
+use crate::bus::{Bus, document};
+use crate::hostile::{Bystanders, Raw, hello, publish};
+
+async fn pid(bus: &Bus) -> nix::unistd::Pid {
+    let stream = tokio::net::UnixStream::connect(bus.socket()).await.unwrap();
+    nix::unistd::Pid::from_raw(stream.peer_cred().unwrap().pid().unwrap())
+}
+
+async fn resident_mib(bus: &Bus) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid(bus).await)).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() / 1024
+}
+
+fn control(number: u32, verb: &str) -> Vec<u8> {
+    let content = Content::Control(Control { verb: verb.into(), id: String::new(), argument: String::new() });
+    Frame::new(number, content).encode()
+}
+
+/// After a restart of the bus all operators come back in the same moment.
+#[tokio::test]
+async fn all_of_many_that_come_at_once_get_in() {
+    let bus = Bus::start();
+    let pid = pid(&bus).await;
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let mut all: Vec<Raw> = (0..200).map(|_| Raw::connect(&bus)).collect();
+    for (number, raw) in all.iter_mut().enumerate() {
+        raw.send(&hello(&format!("op{number}")).encode());
+    }
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    for raw in &mut all {
+        let answer = raw.frame().unwrap().content;
+        assert!(matches!(answer, Content::Welcome(_)), "{answer:?}");
+    }
+}
+
+/// What is left of a chunk is nearly always the beginning of a frame; that is no peer that stopped in the middle of one.
+#[test]
+fn a_publisher_whose_frames_overlap_chunks_is_not_taken_for_a_slow_one() {
+    let bus = Bus::start();
+    let mut raw = Raw::hello(&bus, "a");
+    let (one, began) = (publish(7, &document(&[("type", "x")], "")).encode(), Instant::now());
+    let (head, tail) = one.split_at(20);
+    raw.send(head);
+    while began.elapsed() < Duration::from_secs(12) {
+        // Every frame is whole within 50 ms, and there is always a beginning of one.
+        raw.send(&[tail, head].concat());
+        let answer = raw.frame().unwrap().content;
+        assert!(matches!(answer, Content::Published(_) | Content::Grant(_)), "{answer:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[tokio::test]
+async fn who_asks_without_reading_waits_and_is_answered_in_the_end() {
+    let bus = Bus::start();
+    for number in 0..200 {
+        bus.write(&format!("modules.d/m{number}.toml"), "");
+    }
+    let mut bystanders = Bystanders::new(&bus).await;
+    let before = resident_mib(&bus).await;
+    let (statuses, buses) = (3_000, 20_000);
+    let mut raw = Raw::hello(&bus, "hostile");
+    let mut writer = raw.try_clone();
+    let writer = std::thread::spawn(move || {
+        for number in 1..=statuses {
+            writer.send(&control(number, "status"));
+        }
+        for number in statuses + 1..=statuses + buses {
+            writer.send(&control(number, "bus"));
+        }
+    });
+    for _ in 0..20 {
+        bystanders.talk("a flood of questions").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let grown = resident_mib(&bus).await.saturating_sub(before);
+    assert!(grown < 64, "the bus grew by {grown} MiB");
+    let (mut refused, mut answered) = (0, 0);
+    for _ in 0..statuses + buses {
+        match raw.frame().unwrap().content {
+            Content::Error(refusal) => {
+                assert_eq!(Code::from_number(refusal.code), Code::Quota, "{refusal:?}");
+                refused += 1;
+            }
+            Content::Answer(_) => answered += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    writer.join().unwrap();
+    assert!(answered >= buses && refused > 0, "{answered} answered, {refused} refused");
+    bystanders.talk("the flood").await;
+}
+
+#[tokio::test]
+async fn a_slow_consumer_is_told_why_it_is_cut() {
+    let bus = Bus::start();
+    let mut raw = Raw::hello(&bus, "slow");
+    let subscribe = Subscribe {
+        filters: vec!["type=x".into()],
+        overflow: 3,
+        queue_messages: 5,
+        queue_bytes: 0,
+        max_age_ms: 0,
+        window_messages: 1 << 40,
+        window_bytes: 1 << 50,
+        durable: None,
+    };
+    raw.send(&Frame::new(1, Content::Subscribe(subscribe)).encode());
+    assert_eq!(raw.frame().unwrap().content, Content::Ok);
+    let a = bus.operator("a").await;
+    let large = document(&[("type", "x")], &"x".repeat(100_000));
+    // More than socket, output and queue hold together; then it reads, late, but while the bus waits with its farewell.
+    for _ in 0..20 {
+        a.publish_confirmed(large.clone()).await.unwrap();
+    }
+    let last = std::iter::from_fn(|| raw.frame()).last().unwrap().content;
+    let Content::Error(refusal) = last else { panic!("it was cut without a word: {last:?}") };
+    assert_eq!(Code::from_number(refusal.code), Code::SlowConsumer);
+}
+
+#[tokio::test]
+async fn an_operator_that_never_ran_can_be_halted_first_of_all() {
+    let bus = Bus::with(&[("modules.d/irc.toml", "")]);
+    let tool = bus.tool().await;
+    tool.control("halt", "irc", "").await.unwrap();
+    assert_eq!(bus.status(&tool, "irc").await["halted"], true);
+    assert_eq!(tool.control("halt", "none", "").await.unwrap_err().code(), Some(Code::NotFound));
+}
+
+#[tokio::test]
+async fn what_was_asked_before_a_half_close_is_answered() {
+    let bus = Bus::start();
+    let mut raw = Raw::hello(&bus, "a");
+    raw.send(&[control(1, "status"), control(2, "bus")].concat());
+    raw.shutdown();
+    let mut answered: Vec<u32> = std::iter::from_fn(|| raw.frame()).map(|frame| frame.number).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, [1, 2]);
+}
+
+/// A megabyte of each of two hundred connections is no megabyte of the bus beyond its limit.
+#[tokio::test]
+async fn large_frames_that_are_never_finished_share_the_memory_of_the_bus() {
+    let bus = Bus::configured("[limits]\nmemory-bytes = \"16 MiB\"\n");
+    let before = resident_mib(&bus).await;
+    let begun = [(1_u32 << 20).to_le_bytes().to_vec(), vec![0; (1 << 20) - 1]].concat();
+    let mut all: Vec<Raw> = (0..100).map(|number| Raw::hello(&bus, &format!("op{number}"))).collect();
+    let writers: Vec<_> = all
+        .iter_mut()
+        .map(|raw| (raw.try_clone(), begun.clone()))
+        .map(|(mut raw, begun)| std::thread::spawn(move || raw.send(&begun)))
+        .collect();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let grown = resident_mib(&bus).await.saturating_sub(before);
+    assert!(grown < 60, "the bus grew by {grown} MiB");
+    all.iter().for_each(Raw::shutdown);
+    drop(all);
+    drop(bus);
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+}
