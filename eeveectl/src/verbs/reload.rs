@@ -43,11 +43,12 @@ async fn by_unit(context: &Context, id: &OperatorId, timeout: Duration) -> Repor
         Err(error) => return Report::failed(error.to_string()),
     };
     let last = last_reload(context, id).await.filter(|last| Some(last) != before.as_ref());
+    // First: a unit with another ExecReload= (a drop-in) may say yes whatever the verdict is.
+    if let Some(LastReload { accepted: false, text: Some(text), .. }) = &last {
+        return refused(text);
+    }
     if ran.ok() {
         return Report::done(accepted(last.and_then(|last| last.text)));
-    }
-    if let Some(LastReload { accepted: false, text: Some(text), .. }) = last {
-        return refused(&text);
     }
     if ran.is_denied() {
         return Report::failed(format!("not reloaded: {}", ran.complaint()));
