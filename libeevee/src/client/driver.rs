@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{Connect, Link};
+use super::entry::{Flow, Item, OpenGap};
 use super::reconnect::Backoff;
 use super::shared::{Open, Phase, Shared, State, Taken, away};
-use super::subscription::{Flow, Item, OpenGap};
 use crate::error::{Error, ErrorKind};
 use crate::wire::{Code, Content, Frame, Text};
 

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::connect::read_error;
 use super::driver::{Driver, Route};
+use super::entry::{Item, OpenGap};
 use super::notice::Notice;
 use super::shared::{Open, State};
-use super::subscription::{Item, OpenGap};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Gap, GapReason};
 use crate::wire::{Code, Content, Deliver, Frame, Refusal};

@@ -6,6 +6,7 @@
 
 mod connect;
 mod driver;
+mod entry;
 mod incoming;
 mod notice;
 mod publish;

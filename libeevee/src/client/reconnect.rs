@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::entry::{Item, OpenGap};
 use super::notice::Notice;
 use super::publish::document;
 use super::shared::{Credit, Open, Phase, Shared, State, away};
-use super::subscription::{Item, OpenGap};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Gap, GapReason};
 use crate::wire::{Content, Frame, Text, Welcome};

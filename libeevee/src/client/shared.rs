@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot, watch};
 use tokio::time::Instant;
 
+use super::entry::Entry;
 use super::notice::Notices;
-use super::subscription::Entry;
 use crate::error::{Error, ErrorKind};
 use crate::wire::{Content, Frame, State as Status, Value, Welcome};
 

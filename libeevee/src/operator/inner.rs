@@ -3,8 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -35,12 +33,12 @@ pub(super) struct Inner<S: Settings> {
     waker: RefCell<Option<Waker>>,
     subscriptions: RefCell<Subscriptions>,
     in_hand: Cell<usize>,
-    beat_wanted: Cell<bool>,
-    beat_seen: Notify,
+    pub(super) beat_wanted: Cell<bool>,
+    pub(super) beat_seen: Notify,
     /// Whether the operator's own loop runs right now, and not one of its tasks.
-    in_loop: Cell<bool>,
+    pub(super) in_loop: Cell<bool>,
     /// Wakes the loop where it waits for the bus.
-    bus_waker: RefCell<Option<Waker>>,
+    pub(super) bus_waker: RefCell<Option<Waker>>,
     /// The bus went away or came back.
     pub(super) bus_changed: Notify,
     trouble: RefCell<Option<Failure>>,
@@ -227,54 +225,11 @@ impl<S: Settings> Inner<S> {
         self.wake();
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         let waker = self.waker.borrow_mut().take();
         if let Some(waker) = waker {
             waker.wake();
         }
-    }
-
-    /// Comes back when the loop was at [`poll`](Self::poll) or waits for the bus, from now on.
-    pub(super) async fn beat(&self) {
-        self.beat_wanted.set(true);
-        self.wake();
-        if let Some(waker) = self.bus_waker.borrow_mut().take() {
-            waker.wake();
-        }
-        self.beat_seen.notified().await;
-    }
-
-    fn came_by(&self) {
-        if self.beat_wanted.replace(false) {
-            self.beat_seen.notify_one();
-        }
-    }
-
-    /// Runs the operator's own loop.
-    pub(super) async fn run_loop<T>(&self, main: impl Future<Output = T>) -> T {
-        let mut main = pin!(main);
-        poll_fn(|cx| {
-            self.in_loop.set(true);
-            let polled = main.as_mut().poll(cx);
-            self.in_loop.set(false);
-            polled
-        })
-        .await
-    }
-
-    /// Waits for the bus. In the operator's loop the beat passes through this, too: a bus that is away, or that gives no
-    /// credit, is not the operator's death. A task that waits says nothing about the loop.
-    pub(super) async fn wait_for_bus<T>(&self, wait: impl Future<Output = T>) -> T {
-        let mut wait = pin!(wait);
-        poll_fn(|cx| {
-            let polled = wait.as_mut().poll(cx);
-            if polled.is_pending() && self.in_loop.get() {
-                self.bus_waker.replace(Some(cx.waker().clone()));
-                self.came_by();
-            }
-            polled
-        })
-        .await
     }
 
     /// Ends the operator.

@@ -38,6 +38,7 @@
 //! [`PRIVATE_ENVIRONMENT`] out of its environment.
 
 mod arguments;
+mod beat;
 mod command;
 mod event;
 mod failure;

@@ -32,8 +32,8 @@ impl Drop for Killed {
     }
 }
 
-#[test]
-fn while_the_bus_is_away_it_asks_for_more_time() {
+/// The launcher where there is no bus, and the socket that it tells systemd by.
+fn without_a_bus() -> (tempfile::TempDir, UnixDatagram, Killed) {
     let directory = tempfile::tempdir().unwrap();
     let notify = UnixDatagram::bind(directory.path().join("notify")).unwrap();
     notify.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -42,7 +42,12 @@ fn while_the_bus_is_away_it_asks_for_more_time() {
         .env("NOTIFY_SOCKET", directory.path().join("notify"))
         .spawn()
         .unwrap();
-    let mut child = Killed(child);
+    (directory, notify, Killed(child))
+}
+
+#[test]
+fn while_the_bus_is_away_it_asks_for_more_time() {
+    let (_directory, notify, mut child) = without_a_bus();
     let mut told = vec![0; 4096];
     let length = notify.recv(&mut told).unwrap();
     let told = String::from_utf8_lossy(&told[..length]).into_owned();
@@ -53,15 +58,7 @@ fn while_the_bus_is_away_it_asks_for_more_time() {
 
 #[test]
 fn a_hangup_does_not_end_it_while_it_waits() {
-    let directory = tempfile::tempdir().unwrap();
-    let notify = UnixDatagram::bind(directory.path().join("notify")).unwrap();
-    notify.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let child = command(&["--", "irc"])
-        .env("EEVEE_BUS", directory.path().join("bus.sock"))
-        .env("NOTIFY_SOCKET", directory.path().join("notify"))
-        .spawn()
-        .unwrap();
-    let mut child = Killed(child);
+    let (_directory, notify, mut child) = without_a_bus();
     // The first word of it comes after the handler is there.
     let length = notify.recv(&mut [0; 4096]).unwrap();
     assert!(length > 0);
