@@ -62,6 +62,7 @@ lint: need-build ## check format, clippy without warnings, shell scripts
 
 .PHONY: test
 test: need-build ## unit, property, bus and doc tests (no machines)
+	@packaging/need server ngircd inspircd atheme-services
 	$(call say,programs that the bus tests run)
 	cargo build $(LOCKED) --workspace
 	$(call say,unit property and bus tests)
@@ -76,6 +77,10 @@ endif
 # All integration tests but the machine tests, for cargo test, which cannot exclude one.
 TEST_TARGETS = $(addprefix --test ,$(filter-out machine,$(shell cargo metadata --no-deps --format-version 1 \
 	| grep -o '"kind":\["test"\],"crate_types":\["bin"\],"name":"[^"]*"' | sed 's/.*:"//; s/"$$//')))
+
+.PHONY: simulate
+simulate: need-build ## run the core against a naive model, 1,000 events a seed (SEEDS=20000)
+	EEVEE_SEEDS=$(or $(SEEDS),20000) cargo test $(LOCKED) --release -p eeveed simulate
 
 .PHONY: deb
 deb: release ## build the Debian package target/debian/eevee_*.deb

@@ -16,6 +16,8 @@ mod queue;
 mod reload;
 mod request;
 mod session;
+#[cfg(test)]
+mod simulation;
 mod status;
 mod subscribe;
 #[cfg(test)]
