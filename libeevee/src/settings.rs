@@ -10,6 +10,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 pub use self::module::ModuleFile;
 pub use self::schema::schema;
+pub(crate) use self::secret::TOKEN_CREDENTIAL;
 pub use self::secret::{CredentialError, Secret, credential};
 use crate::diagnostic::{Diagnosis, check_text, from_toml};
 

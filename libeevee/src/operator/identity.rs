@@ -5,10 +5,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::Failure;
+use crate::settings::TOKEN_CREDENTIAL as CREDENTIAL;
 use crate::{OperatorId, Token};
-
-/// The name of the credential with the token.
-const CREDENTIAL: &str = "bus-token";
 
 /// The environment variable that names the id on a development bus.
 pub(super) const ID_VARIABLE: &str = "EEVEE_ID";

@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
+use crate::Token;
 use crate::diagnostic::SECRET;
+
+/// The credential with the operator's token.
+pub(crate) const TOKEN_CREDENTIAL: &str = "bus-token";
 
 /// A secret in settings: the text `credential:NAME`. A literal secret in its place is refused.
 ///
@@ -28,13 +32,15 @@ pub enum CredentialError {
     NoDirectory(String),
     /// It is in the directory neither as `NAME` nor as `NAME.enc`.
     #[error(
-        "credential {name:?} is not in {directory}; put the secret into /etc/credstore/eevee.ID.{name} (0600, root) and restart the operator"
+        "credential {name:?} is not in {directory}: put the secret into the file /etc/credstore/eevee.{id}.{name}, mode 0600, then: eeveectl restart {id}"
     )]
     Absent {
         /// The credential.
         name: String,
         /// Where it was looked for.
         directory: PathBuf,
+        /// The operator; `ID` where neither its token nor the environment tells.
+        id: String,
     },
     /// It could not be read.
     #[error("credential {name:?}: {source}")]
@@ -103,7 +109,15 @@ fn from_directory(directory: &Path, name: &str) -> Result<String, CredentialErro
         }
         return Ok(text);
     }
-    Err(CredentialError::Absent { name: name.to_owned(), directory: directory.to_owned() })
+    Err(CredentialError::Absent { name: name.to_owned(), directory: directory.to_owned(), id: id_in(directory) })
+}
+
+/// Whose credentials these are, for the person who has to add one.
+fn id_in(directory: &Path) -> String {
+    let token = std::fs::read_to_string(directory.join(TOKEN_CREDENTIAL)).ok();
+    let id = token.and_then(|text| Some(Token::parse(&text).ok()?.id().to_string()));
+    let variable = || std::env::var("EEVEE_ID").ok().filter(|id| !id.is_empty());
+    id.or_else(variable).unwrap_or_else(|| "ID".to_owned())
 }
 
 fn is_name(name: &str) -> bool {
@@ -192,6 +206,15 @@ mod tests {
         assert!(read("empty").unwrap_err().ends_with("is empty"));
         assert!(read("bytes").unwrap_err().contains("not UTF-8"));
         assert!(read("absent").unwrap_err().contains("/etc/credstore/eevee.ID.absent"));
+        let token = Token::new("irc2".parse().unwrap(), [1; 16], [2; 32]).to_string();
+        std::fs::write(dir.path().join(TOKEN_CREDENTIAL), token).unwrap();
+        assert_eq!(
+            read("absent").unwrap_err(),
+            format!(
+                "credential \"absent\" is not in {}: put the secret into the file /etc/credstore/eevee.irc2.absent, mode 0600, then: eeveectl restart irc2",
+                dir.path().display()
+            )
+        );
         for bad in ["../password", "", "a/b", "-a", ".", &"a".repeat(65)] {
             assert!(read(bad).unwrap_err().contains("not the name"), "{bad}");
         }
