@@ -120,7 +120,8 @@ fn outage_by_thirty_kills_while_operators_start(m: &Machine) -> Result<()> {
         let rows: Vec<Value> = serde_json::from_str(&out.stdout)?;
         let up = |row: &&Value| row["active"] == "active" && row["connected"] == true && row["state"] == "ready";
         let count = rows.iter().filter(up).count();
-        let down: Vec<String> = rows.iter().filter(|row| !up(row)).map(|row| format!("{row}")).collect();
+        let brief = |row: &Value| format!("{} {} {}: {}", row["id"], row["active"], row["state"], row["problem"]);
+        let down: Vec<String> = rows.iter().filter(|row| !up(row)).map(brief).collect();
         ensure!(count == KILLS, "{count} of {} are up, not {}", rows.len(), down.join("\n"));
         Ok(rows)
     })?;
