@@ -148,7 +148,8 @@ impl Channels {
             return None;
         }
         Some(self.list.entry(folded).or_insert_with(|| {
-            tracing::info!(channel = name, "the server put us on a channel that is not in the settings");
+            let shown = readable(name);
+            tracing::info!(channel = name, "the server put us on {shown}, which is not among channels in the settings");
             Channel { configured: false, ..Channel::new(&Wanted { name: name.to_owned(), key: None }) }
         }))
     }
@@ -291,7 +292,7 @@ impl Session {
         if let Some(channel) = self.channels.list.get_mut(&folded)
             && !matches!(channel.state, State::Joined { .. })
         {
-            tracing::error!(channel = name, "cannot join: {why}");
+            tracing::error!(channel = name, "cannot join {}: {why}", readable(name));
             channel.wait(REFUSED_DELAY, why, now);
             self.effects.push(Effect::Status);
         }
@@ -321,7 +322,7 @@ impl Session {
         let Some(channel) = self.channels.joined(folded, name) else { return };
         channel.state = State::Joined { since: now };
         channel.members.clear();
-        tracing::info!(channel = name, "joined");
+        tracing::info!(channel = name, "joined {} as {} on {}", readable(name), readable(&self.nick), self.config.host);
         self.effects.push(Effect::Status);
     }
 
@@ -346,7 +347,7 @@ impl Session {
     ) {
         if self.is_me(nick) {
             let why = format!("kicked by {}: {}", readable(&who.nick), readable(reason.unwrap_or_default()));
-            tracing::warn!(channel = name, by = who.nick, "kicked");
+            tracing::warn!(channel = name, by = who.nick, "kicked from {} by {}", readable(name), readable(&who.nick));
             self.on_own_loss(name, &why, now);
         } else if let Some(channel) = self.channels.list.get_mut(&self.support.fold(name)) {
             channel.members.remove(&self.support.fold(nick));

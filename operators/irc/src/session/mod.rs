@@ -185,8 +185,14 @@ impl Session {
             // No such channel, too many, unavailable, forwarded, full, unknown mode, invite only, banned, wrong key,
             // bad mask, needs a registered nick, list full, TLS only.
             403 | 405 | 437 | 470..=479 | 489 => self.on_join_refused(number, argument(1), argument(2), &last, now),
-            404 => tracing::warn!(channel = argument(1), "the server did not hand on what was said there: {last}"),
-            401 => tracing::warn!(nick = argument(1), "what was said to this nick did not arrive: {last}"),
+            404 => {
+                let channel = readable(argument(1));
+                tracing::warn!(channel, "the server did not hand on what was said on {channel}: {last}");
+            }
+            401 => {
+                let nick = readable(argument(1));
+                tracing::warn!(nick, "what was said to {nick} did not arrive: {last}");
+            }
             421 => self.on_unknown_command(argument(1)),
             900..=908 => self.on_sasl(number, &last),
             _ => {}

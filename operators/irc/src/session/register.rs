@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use irc_proto::{CapSubCommand, Message};
 use tokio::time::Instant;
 
-use super::{Effect, Phase, REGAIN_EVERY, Session, own_mask};
+use super::{Effect, Phase, REGAIN_EVERY, Session, own_mask, readable};
 use crate::config::Sasl;
 use crate::line::Line;
 use crate::mapping::Speaker;
@@ -133,7 +133,7 @@ impl Session {
             None => Some("SASL is configured, but the server does not offer it".to_owned()),
             Some("") => None,
             Some(list) if list.split(',').any(|m| m.eq_ignore_ascii_case(mechanism)) => None,
-            Some(list) => Some(format!("the server does not offer SASL {mechanism}, only {}", super::readable(list))),
+            Some(list) => Some(format!("the server does not offer SASL {mechanism}, only {}", readable(list))),
         }
     }
 
@@ -238,7 +238,9 @@ impl Session {
             host = self.config.host,
             nick = self.nick,
             capabilities = self.registration.enabled.iter().cloned().collect::<Vec<_>>().join(" "),
-            "registered"
+            "registered with {} as {}",
+            self.config.host,
+            readable(&self.nick)
         );
         self.effects.push(Effect::Status);
     }
@@ -261,7 +263,7 @@ impl Session {
             return self.close(format!("the nick {} is taken, and every other that was tried", self.config.nick), 0);
         }
         if tries == 1 {
-            tracing::warn!(nick, "the nick is taken, trying others");
+            tracing::warn!(nick, "the nick {} is taken, trying others", readable(nick));
         }
         self.nick = other_nick(&self.config.nick, tries);
         self.send(Line::new("NICK").param(&self.nick));
@@ -271,13 +273,13 @@ impl Session {
     pub(super) fn on_nick_refused(&mut self, nick: &str, why: &str, now: Instant) {
         match (self.phase, self.registration.nick_tries) {
             (Phase::Registering, 0) => {
-                let nick = super::readable(nick);
+                let nick = readable(nick);
                 self.close(format!("the server refuses the nick {nick}: {why}"), REFUSED_SECONDS);
             }
             // One of our own inventions is too long for this server.
             (Phase::Registering, _) => self.on_nick_taken(nick, now),
             _ => {
-                tracing::warn!(nick, "the server refuses the nick: {why}");
+                tracing::warn!(nick, "the server refuses the nick {}: {why}", readable(nick));
                 self.regain_at = Some(now + REGAIN_EVERY);
             }
         }

@@ -1,0 +1,173 @@
+//! The whole program between a scripted bus and a scripted IRC server: what it does when either goes away, or says no.
+#![allow(clippy::unwrap_used, reason = "a helper of a test that cannot go on fails the test")]
+
+#[path = "../../../libeevee/tests/support/mod.rs"]
+mod support;
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use libeevee::OperatorState;
+use libeevee::wire::{Content, Welcome};
+use support::{Bus, Session, soon, welcome};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+/// An IRC server that lets anybody in, as far as the test lets it.
+struct Server(TcpListener);
+
+/// One connection, from the server's side.
+struct Peer {
+    lines: Lines<BufReader<OwnedReadHalf>>,
+    writer: OwnedWriteHalf,
+}
+
+impl Server {
+    async fn start() -> Self {
+        Self(TcpListener::bind(("127.0.0.1", 0)).await.unwrap())
+    }
+
+    fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
+    async fn connection(&self) -> Peer {
+        let (stream, _): (TcpStream, _) = soon("a connection", self.0.accept()).await.unwrap();
+        let (reader, writer) = stream.into_split();
+        Peer { lines: BufReader::new(reader).lines(), writer }
+    }
+
+    /// A connection that is registered, and on its channel.
+    async fn joined(&self) -> Peer {
+        let mut peer = self.connection().await;
+        peer.hears("USER ").await;
+        peer.say(":server 001 eevee :hello\r\n:server 422 eevee :no motd").await;
+        peer.hears("JOIN #a").await;
+        peer.say(":eevee!~eevee@localhost JOIN #a").await;
+        peer
+    }
+}
+
+impl Peer {
+    async fn say(&mut self, line: &str) {
+        self.writer.write_all(format!("{line}\r\n").as_bytes()).await.unwrap();
+    }
+
+    /// The next line that begins so.
+    async fn hears(&mut self, beginning: &str) -> String {
+        soon(beginning, async {
+            loop {
+                let line = self.lines.next_line().await.unwrap().unwrap_or_else(|| panic!("closed before {beginning}"));
+                if line.starts_with(beginning) {
+                    return line;
+                }
+            }
+        })
+        .await
+    }
+}
+
+struct Place {
+    folder: TempDir,
+    bus: Bus,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = Bus::at(&folder.path().join("bus.sock"));
+        Self { folder, bus }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn start(&self) -> Irc {
+        let child = Command::new(env!("CARGO_BIN_EXE_irc"))
+            .args(["--id", "irc"])
+            .env("EEVEE_BUS", self.path("bus.sock"))
+            .env("STATE_DIRECTORY", self.folder.path())
+            .env("EEVEE_LOG", "info")
+            .env_remove("JOURNAL_STREAM")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Irc { child }
+    }
+
+    /// The operator, its session, and `irc/libera` is its own.
+    async fn ready(&self, text: &str) -> (Irc, Session) {
+        let irc = self.start();
+        let mut session = self.bus.session(Content::Welcome(met(text))).await;
+        let number = claimed(&mut session, "irc/libera").await;
+        session.send(number, Content::Ok).await;
+        session.state(OperatorState::Ready).await;
+        (irc, session)
+    }
+}
+
+struct Irc {
+    child: Child,
+}
+
+impl Irc {
+    /// Ends it by SIGTERM, and returns what it logged.
+    async fn end(mut self) -> String {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().unwrap() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let mut log = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        soon("the log's end", stderr.read_to_string(&mut log)).await.unwrap();
+        soon("the end", self.child.wait()).await.unwrap();
+        log
+    }
+}
+
+fn met(text: &str) -> Welcome {
+    welcome("irc", "irc", Some(text))
+}
+
+fn settings(port: u16, network: &str) -> String {
+    format!(
+        "kind = \"irc\"\n[settings]\nnetwork = \"{network}\"\nserver = \"127.0.0.1:{port}\"\nnick = \"eevee\"\ntls = false\n\
+         channels = [\"#a\"]\n"
+    )
+}
+
+/// Waits for the claim of this name, and gives its number.
+async fn claimed(session: &mut Session, wanted: &str) -> u32 {
+    session
+        .expect(wanted, |frame| match frame.content {
+            Content::Claim(name) if name.text == wanted => Some(frame.number),
+            _ => None,
+        })
+        .await
+}
+
+/// Waits for a status with this in it.
+async fn status(session: &mut Session, part: &str) -> String {
+    session
+        .expect(part, |frame| match frame.content {
+            Content::State(state) if state.status.contains(part) => Some(state.status),
+            _ => None,
+        })
+        .await
+}
+
+/// `journalctl -u irc` shows nothing but the text.
+#[tokio::test]
+async fn the_journal_names_server_nick_and_channel() {
+    let (place, server) = (Place::new(), Server::start().await);
+    let (irc, mut session) = place.ready(&settings(server.port(), "libera")).await;
+    let _peer = server.joined().await;
+    status(&mut session, "on #a (1)").await;
+    let log = irc.end().await;
+    assert!(log.contains("registered with 127.0.0.1 as eevee"), "{log}");
+    assert!(log.contains("joined #a as eevee on 127.0.0.1"), "{log}");
+}
