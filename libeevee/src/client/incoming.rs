@@ -178,7 +178,7 @@ impl Driver {
                 Some(Open::Request(waiter)) => {
                     let _ = waiter.send(Err(error.clone()));
                 }
-                Some(Open::Claim(name)) => state.claim_failed(&name, number, error.clone()),
+                Some(Open::Claim(name)) => state.claim_failed(&name, error.clone()),
                 None if code.closes() => {}
                 None => state.notices.refused(number, error.clone()),
             }

@@ -45,8 +45,16 @@ pub enum Notice {
     },
     /// The bus is about to close this connection, and why.
     Bye(String),
-    /// Something that nobody waits for was refused: a publish without confirmation, a reply, or a claim or subscription
-    /// that was made again after a reconnect. It is logged already, and left out where a receiver leaves many notices
+    /// A name that this operator held is not its own any more: it was claimed again after a reconnect, and refused, as
+    /// where another operator took it meanwhile. The client does not claim it again by itself.
+    ClaimLost {
+        /// The name.
+        name: String,
+        /// Why; `Refused(already-connected)` names the holder.
+        error: Error,
+    },
+    /// Something that nobody waits for was refused: a publish without confirmation, a reply, or a subscription that was
+    /// made again after a reconnect. It is logged already, and left out where a receiver leaves many notices
     /// unread: no flood of them shall cost it another notice.
     Refused {
         /// What [`Client::publish_with`](crate::Client::publish_with) returned; 0 where the bus names none.
@@ -159,6 +167,12 @@ impl Notices {
             tracing::warn!(number, code, rule, not_logged, "{error}");
         }
         self.tell(Notice::Refused { number, error });
+    }
+
+    /// A claim is lost: into the journal and to the receivers.
+    pub(super) fn claim_lost(&mut self, name: &str, error: Error) {
+        tracing::error!(name, "{name} is lost, it could not be claimed again: {error}");
+        self.tell(Notice::ClaimLost { name: name.to_owned(), error });
     }
 
     pub(super) fn end(&mut self, error: &Error) {

@@ -181,15 +181,15 @@ impl State {
             Ok(()) => {
                 self.open.insert(number, Open::Claim(name.to_owned()));
             }
-            Err(error) => self.claim_failed(name, number, error),
+            Err(error) => self.claim_failed(name, error),
         }
     }
 
     /// A claim was refused: it is not made again.
-    pub(super) fn claim_failed(&mut self, name: &str, number: u32, error: Error) {
+    pub(super) fn claim_failed(&mut self, name: &str, error: Error) {
         let Some(claim) = self.claims.remove(name) else { return };
         if claim.held {
-            self.notices.refused(number, error.clone().context(format_args!("claiming {name} again")));
+            self.notices.claim_lost(name, error.clone());
         }
         for waiter in claim.waiters {
             let _ = waiter.send(Err(error.clone()));

@@ -78,7 +78,7 @@ impl Client {
     }
 
     /// Claims a name (`platform/network`) for this operator alone. It is claimed again after every reconnect; should
-    /// another operator hold it then, that comes as [`Notice::Refused`](super::Notice::Refused).
+    /// another operator hold it then, that comes as [`Notice::ClaimLost`](super::Notice::ClaimLost).
     ///
     /// While the bus is away this waits for it. Dropping the future does not take the claim back, see
     /// [`Client::unclaim`].

@@ -166,7 +166,7 @@ pub(super) async fn serve_commands<S: Settings>(op: &Operator<S>, commands: Comm
             }
             Event::Reload(reload) => reload.accept(),
             Event::Stop => break,
-            Event::Halt | Event::Resume | Event::Settings(_) | Event::BusAway | Event::BusBack => {}
+            _ => {}
         }
     }
     // The runtime ends the wait when the time to stop is over.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::inner::Inner;
+use crate::error::Error;
 use crate::message::{Gap, Message};
 use crate::settings::Settings;
 
@@ -31,6 +32,14 @@ pub enum Event<S: Settings> {
     BusAway,
     /// The bus is back; subscriptions and claims were made again.
     BusBack,
+    /// A name that this operator had claimed was refused when the bus came back: another operator may hold it. Give up
+    /// what it stands for (leave the network), and claim it again later.
+    ClaimLost {
+        /// The name, as it was claimed.
+        name: String,
+        /// Why; `Refused(already-connected)` names the holder.
+        error: Error,
+    },
 }
 
 /// New settings that wait for a verdict, due within 18 s. Dropping it refuses.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::inner::Inner;
-use super::{Failure, notify};
+use super::{Event, Failure, notify};
 use crate::client::{Notice, NoticeReceiver};
 use crate::settings::Settings;
 
@@ -31,6 +31,7 @@ pub(super) async fn notices<S: Settings>(inner: &Rc<Inner<S>>, mut notices: Noti
             Notice::Reload { number, module } => inner.reload(number, module),
             Notice::Commit(number) => inner.commit(number),
             Notice::Abort { number, reason } => inner.abort(number, &reason),
+            Notice::ClaimLost { name, error } => inner.push(Event::ClaimLost { name, error }),
             Notice::Ended(error) => return error.into(),
             // The client has logged them, with the rule of a refused publish.
             Notice::Bye(_) | Notice::Refused { .. } => {}

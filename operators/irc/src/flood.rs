@@ -147,6 +147,12 @@ impl Queue {
         self.chat_lines
     }
 
+    /// Forgets all chat; how many lines that were.
+    pub(crate) fn forget_chat(&mut self) -> usize {
+        self.chat.clear();
+        std::mem::take(&mut self.chat_lines)
+    }
+
     /// Forgets our own lines: they belonged to a connection that is gone.
     pub(crate) fn forget_own(&mut self) {
         self.own.clear();

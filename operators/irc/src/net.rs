@@ -55,6 +55,17 @@ enum Stage {
     Left,
 }
 
+/// What comes after a goodbye.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// Nothing: the program ends.
+    Stop,
+    /// No connection before [`Net::start`].
+    Rest,
+    /// That came before the goodbye was over.
+    Start,
+}
+
 struct Up {
     connection: Connection,
     session: Session,
@@ -69,6 +80,7 @@ pub(crate) struct Net {
     bucket: Bucket,
     queue: Queue,
     happenings: VecDeque<Happening>,
+    after: After,
 }
 
 impl Net {
@@ -82,13 +94,16 @@ impl Net {
             bucket,
             queue: Queue::default(),
             happenings: VecDeque::new(),
+            after: After::Stop,
         }
     }
 
-    /// Connects now.
+    /// Connects now, or when the goodbye after [`Net::leave`] is over.
     pub(crate) fn start(&mut self) {
-        if matches!(self.stage, Stage::Idle | Stage::Waiting(_)) {
-            self.connect();
+        match &self.stage {
+            Stage::Idle | Stage::Waiting(_) => self.connect(),
+            Stage::Up(up) if up.leave_at.is_some() && self.after == After::Rest => self.after = After::Start,
+            Stage::Connecting(_) | Stage::Up(_) | Stage::Left => {}
         }
     }
 
@@ -245,8 +260,14 @@ impl Net {
     }
 
     fn left(&mut self) {
-        self.stage = Stage::Left;
-        self.happenings.push_back(Happening::Left);
+        match self.after {
+            After::Stop => {
+                self.stage = Stage::Left;
+                self.happenings.push_back(Happening::Left);
+            }
+            After::Rest => self.stage = Stage::Idle,
+            After::Start => self.connect(),
+        }
     }
 
     /// Queues what a document wants said. What is for a channel that is being joined waits for it up to a minute.
@@ -285,6 +306,8 @@ impl Net {
                 self.backoff.reset();
                 self.connect();
             }
+            // It is leaving; a connection that comes after takes the new plan.
+            Stage::Up(up) if up.leave_at.is_some() => {}
             Stage::Up(up) if anew => {
                 up.session.quit("changing servers");
                 for effect in up.session.effects() {
@@ -325,13 +348,34 @@ impl Net {
 
     /// Says goodbye. [`Happening::Left`] comes when the server has closed, at the latest after `patience`.
     pub(crate) fn quit(&mut self, text: &str, patience: Duration) {
-        match &mut self.stage {
-            Stage::Up(up) => {
-                up.session.quit(text);
-                up.leave_at = Some(Instant::now() + patience);
-                self.carry_out();
-            }
+        self.after = After::Stop;
+        match &self.stage {
+            Stage::Up(_) => self.goodbye(text, patience),
             _ => self.left(),
+        }
+    }
+
+    /// Says goodbye, and connects no more before [`Net::start`]. What waits to be said is forgotten: how many lines
+    /// that were.
+    pub(crate) fn leave(&mut self, text: &str, patience: Duration) -> usize {
+        self.after = After::Rest;
+        match &self.stage {
+            Stage::Up(_) => self.goodbye(text, patience),
+            Stage::Waiting(_) | Stage::Connecting(_) => self.stage = Stage::Idle,
+            Stage::Idle | Stage::Left => {}
+        }
+        self.backoff.reset();
+        // Whoever leaves says by itself why.
+        self.happenings.retain(|happening| !matches!(happening, Happening::Status(_)));
+        self.queue.forget_chat()
+    }
+
+    fn goodbye(&mut self, text: &str, patience: Duration) {
+        let Stage::Up(up) = &mut self.stage else { return };
+        if up.leave_at.is_none() {
+            up.session.quit(text);
+            up.leave_at = Some(Instant::now() + patience);
+            self.carry_out();
         }
     }
 }

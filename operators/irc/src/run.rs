@@ -43,6 +43,8 @@ pub(crate) async fn run(op: Operator<IrcSettings>) -> Result<(), Failure> {
         network: settings.network.clone(),
         claiming: None,
         claim_at: None,
+        waiting: None,
+        left_to_holder: None,
         moving: None,
         prepared: None,
         outbox: VecDeque::new(),
@@ -71,6 +73,10 @@ struct Work<'a> {
     claiming: Waiting<'a>,
     /// When the network is claimed again.
     claim_at: Option<Instant>,
+    /// Why the network is not ours, as it was said last.
+    waiting: Option<String>,
+    /// Messages that were left to the operator that holds the network; none while that is us.
+    left_to_holder: Option<u64>,
     /// A reload to another network, which waits for the claim.
     moving: Option<Moving<'a>>,
     /// What was prepared for the reload that the bus has not committed yet.
@@ -164,6 +170,11 @@ impl Work<'_> {
 
     async fn on_event(&mut self, event: Event<IrcSettings>) {
         match event {
+            Event::Message(message) if self.left_to_holder.is_some() => {
+                // The other one has it too; said twice, it would be answered twice.
+                tracing::debug!(eevee.message = message.id, "left to the holder of the network");
+                self.left_to_holder = self.left_to_holder.map(|count| count + 1);
+            }
             Event::Message(message) => {
                 if let Err(error) = self.net.say(&message.document) {
                     tracing::error!(eevee.message = message.id, source = message.source, "not said: {error}");
@@ -192,6 +203,7 @@ impl Work<'_> {
                     tracing::error!("{} events heard while the bus was away are lost", std::mem::take(&mut self.lost));
                 }
             }
+            Event::ClaimLost { name, error } => self.claim_lost(&name, error).await,
             // The bus holds what is to be said; hearing goes on.
             _ => {}
         }
@@ -240,16 +252,45 @@ impl Work<'_> {
 
     /// Without the network's name we do not connect: two bots would answer everything twice.
     async fn claimed(&mut self, result: Result<(), Error>) {
-        let Err(error) = result else { return self.net.start() };
+        let name = claim(&self.network);
+        let Err(error) = result else { return self.begin() };
         let text = match error.kind() {
             ErrorKind::Refused(Code::AlreadyConnected) => {
-                format!("waiting for the network {}, another operator holds it: {error}", self.network)
+                self.left_to_holder.get_or_insert(0);
+                format!("{name} is held by {}: waiting", holder(&error))
             }
-            _ => format!("waiting for the network {}: {error}", self.network),
+            _ => format!("{name} cannot be claimed, waiting: {error}"),
         };
-        tracing::error!("{text}");
         self.op.status(&text).await;
+        if self.waiting.as_ref() != Some(&text) {
+            tracing::error!("{text}");
+            self.waiting = Some(text);
+        }
         self.claim_at = Some(Instant::now() + CLAIM_EVERY);
+    }
+
+    /// The network is ours.
+    fn begin(&mut self) {
+        if self.waiting.take().is_some() {
+            tracing::info!("{} is ours: connecting", claim(&self.network));
+        }
+        match self.left_to_holder.take() {
+            None | Some(0) => {}
+            Some(count) => tracing::warn!(count, "{count} messages were left to the operator that held the network"),
+        }
+        self.net.start();
+    }
+
+    /// The bus came back, and another operator has taken the network: with two of us everything is answered twice.
+    async fn claim_lost(&mut self, name: &str, error: Error) {
+        if name != claim(&self.network) || self.stopping.is_some() {
+            return;
+        }
+        let lines = self.net.leave("another operator has taken over", GOODBYE_MAX);
+        if lines > 0 {
+            tracing::error!(lines, "{lines} lines that waited are not said: {name} is lost");
+        }
+        self.claimed(Err(error)).await;
     }
 
     /// First phase of a reload: everything that can fail.
@@ -301,7 +342,7 @@ impl Work<'_> {
         let old = std::mem::replace(&mut self.network, network.to_owned());
         if self.claim_at.take().is_some() || self.claiming.take().is_some() {
             // We were waiting for the old name; the new one is ours since the first phase.
-            self.net.start();
+            self.begin();
         }
         let moving = async {
             self.op.client().unclaim(&claim(&old)).await?;
@@ -316,6 +357,12 @@ impl Work<'_> {
             Err(_) => tracing::error!("moving from {old} to {network}: the bus does not answer; restart the operator"),
         }
     }
+}
+
+/// Who holds a name, from the words of the bus.
+fn holder(error: &Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" is claimed by ").map_or("another operator", |(_, holder)| holder).to_owned()
 }
 
 async fn finished(waiting: &mut Waiting<'_>) -> Result<(), Error> {

@@ -6,9 +6,10 @@ mod support;
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
-use libeevee::OperatorState;
-use libeevee::wire::{Content, Welcome};
+use libeevee::wire::{Content, Refusal, Welcome};
+use libeevee::{Code, Document, OperatorState};
 use support::{Bus, Session, soon, welcome};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
@@ -40,6 +41,11 @@ impl Server {
         Peer { lines: BufReader::new(reader).lines(), writer }
     }
 
+    /// Whether nobody connects for a while.
+    async fn is_quiet(&self) -> bool {
+        tokio::time::timeout(Duration::from_millis(300), self.0.accept()).await.is_err()
+    }
+
     /// A connection that is registered, and on its channel.
     async fn joined(&self) -> Peer {
         let mut peer = self.connection().await;
@@ -67,6 +73,18 @@ impl Peer {
             }
         })
         .await
+    }
+
+    /// What comes until the operator closes.
+    async fn rest(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        soon("the end", async {
+            while let Ok(Some(line)) = self.lines.next_line().await {
+                all.push(line);
+            }
+        })
+        .await;
+        all
     }
 }
 
@@ -160,6 +178,22 @@ async fn status(session: &mut Session, part: &str) -> String {
         .await
 }
 
+fn taken(name: &str) -> Content {
+    let text = format!("{name} is claimed by irc2");
+    Content::Error(Refusal { code: Code::AlreadyConnected as u16, text, limit: None, value: None, rule: None })
+}
+
+fn line(channel: &str, text: &str) -> Document {
+    let headers = [
+        ("type", "chat.message"),
+        ("direction", "out"),
+        ("platform", "irc"),
+        ("network", "libera"),
+        ("channel", channel),
+    ];
+    Document::new(headers, text.to_owned()).unwrap()
+}
+
 /// `journalctl -u irc` shows nothing but the text.
 #[tokio::test]
 async fn the_journal_names_server_nick_and_channel() {
@@ -170,4 +204,36 @@ async fn the_journal_names_server_nick_and_channel() {
     let log = irc.end().await;
     assert!(log.contains("registered with 127.0.0.1 as eevee"), "{log}");
     assert!(log.contains("joined #a as eevee on 127.0.0.1"), "{log}");
+}
+
+/// Two connectors on one network would answer everything twice.
+#[tokio::test]
+async fn who_loses_its_network_leaves_it_and_comes_back() {
+    let (place, server) = (Place::new(), Server::start().await);
+    let (irc, mut session) = place.ready(&settings(server.port(), "libera")).await;
+    let mut peer = server.joined().await;
+    status(&mut session, "on #a (1)").await;
+    session.close();
+
+    let mut session = place.bus.session(Content::Welcome(Welcome { session: 2, ..met("") })).await;
+    let number = claimed(&mut session, "irc/libera").await;
+    session.send(number, taken("irc/libera")).await;
+    let lines = peer.rest().await;
+    assert!(lines.iter().any(|line| line.starts_with("QUIT ")), "{lines:?}");
+    assert_eq!(status(&mut session, "held").await, "irc/libera is held by irc2: waiting");
+    // What is to be said is the other one's.
+    session.deliver(session.subscriptions[0].0, 2000, &line("#a", "not twice")).await;
+
+    let number = claimed(&mut session, "irc/libera").await;
+    session.send(number, taken("irc/libera")).await;
+    let number = claimed(&mut session, "irc/libera").await;
+    assert!(server.is_quiet().await);
+    session.send(number, Content::Ok).await;
+    let mut peer = server.joined().await;
+    status(&mut session, "on #a (1)").await;
+    session.deliver(session.subscriptions[0].0, 2001, &line("#a", "back")).await;
+    assert_eq!(peer.hears("PRIVMSG").await, "PRIVMSG #a :back");
+    let log = irc.end().await;
+    assert_eq!(log.matches("irc/libera is held by irc2: waiting").count(), 1, "{log}");
+    assert!(log.contains("1 messages were left to the operator"), "{log}");
 }

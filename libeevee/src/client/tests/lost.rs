@@ -241,8 +241,9 @@ async fn claims_and_state_are_said_again() {
     assert_eq!(state.status, "on #eevee");
     soon("the third", third).await.unwrap().unwrap();
     loop {
-        if let Some(Notice::Refused { error, .. }) = soon("the refusal", notices.next()).await {
-            assert!(error.to_string().contains("irc/oftc"), "{error}");
+        if let Some(Notice::ClaimLost { name, error }) = soon("the loss", notices.next()).await {
+            assert_eq!((&*name, error.code()), ("irc/oftc", Some(Code::AlreadyConnected)));
+            assert!(error.to_string().contains("held by irc2"), "{error}");
             break;
         }
     }
