@@ -26,6 +26,9 @@ pub enum Event<S: Settings> {
     Reload(Reload<S>),
     /// The bus committed the reload that was accepted; these are in force now.
     Settings(Arc<S>),
+    /// A reload that was accepted, or that the loop still holds, comes to nothing: the bus called it off, or is away.
+    /// Give back what was prepared for it; the settings stay as they are.
+    Abort,
     /// Finish what is in hand, say goodbye to the network, and return, all within 10 s.
     Stop,
     /// The bus is away; the client connects again by itself, and publishing waits.
@@ -45,7 +48,7 @@ pub enum Event<S: Settings> {
 /// New settings that wait for a verdict, due within 18 s. Dropping it refuses.
 ///
 /// Prepare what can fail (resolve, open, check credentials), change nothing yet, and [`accept`](Self::accept) or
-/// [`refuse`](Self::refuse). [`Event::Settings`] comes when the bus committed; nothing comes when it did not.
+/// [`refuse`](Self::refuse). [`Event::Settings`] comes when the bus committed, [`Event::Abort`] when it did not.
 #[must_use = "dropping it refuses the reload"]
 pub struct Reload<S: Settings> {
     /// The settings in force.

@@ -59,7 +59,15 @@ impl<S: Settings> Inner<S> {
     pub(super) fn accept(&self, number: u32) {
         match self.reload.borrow_mut().as_mut() {
             Some(pending) if pending.number == number && !pending.accepted => pending.accepted = true,
-            _ => return tracing::warn!("new settings were accepted too late"),
+            other => {
+                let is_alone = other.is_none();
+                tracing::warn!("new settings were accepted too late");
+                // Another reload that is in hand by now has its own end.
+                if is_alone {
+                    self.push(Event::Abort);
+                }
+                return;
+            }
         }
         self.verdict(number, None);
     }
@@ -99,12 +107,15 @@ impl<S: Settings> Inner<S> {
     pub(super) fn abort(&self, number: u32, why: &str) {
         if self.reload.borrow_mut().take_if(|pending| pending.number == number).is_some() {
             tracing::warn!("the reload was called off, the settings stay as they are: {why}");
+            self.push(Event::Abort);
         }
     }
 
     /// After a reconnect the bus knows nothing of a reload that was open, and may have read a newer file.
     pub(super) fn reload_lost(&self) {
-        self.reload.borrow_mut().take();
+        if self.reload.borrow_mut().take().is_some() {
+            self.push(Event::Abort);
+        }
     }
 
     pub(super) fn compare_module(&self, module: Option<&Module>) {

@@ -246,6 +246,7 @@ async fn a_reload_that_nobody_decides_is_refused() {
         assert!(number == 6 && !accepted && why.contains("did not decide within 18s"), "{why}");
         tokio::time::resume();
         late.accept();
+        assert!(matches!(soon("the end of it", op.next()).await, Event::Abort));
         session.send(6, Content::Commit).await;
         assert!(session.is_without(|content| matches!(content, Content::Verdict(_))).await);
         assert_eq!(op.settings().greeting, "old");

@@ -30,6 +30,9 @@ const RETURN_MAX: Duration = Duration::from_millis(500);
 /// The bus answers within milliseconds.
 const MOVE_MAX: Duration = Duration::from_secs(5);
 
+/// A reload that was accepted is committed within 20 s, or not at all.
+const SPARE_MAX: Duration = Duration::from_secs(25);
+
 type Waiting<'a> = Option<Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>>;
 
 pub(crate) async fn run(op: Operator<IrcSettings>) -> Result<(), Failure> {
@@ -47,6 +50,7 @@ pub(crate) async fn run(op: Operator<IrcSettings>) -> Result<(), Failure> {
         left_to_holder: None,
         moving: None,
         prepared: None,
+        spare: None,
         outbox: VecDeque::new(),
         publishing: None,
         in_hand: None,
@@ -81,6 +85,8 @@ struct Work<'a> {
     moving: Option<Moving<'a>>,
     /// What was prepared for the reload that the bus has not committed yet.
     prepared: Option<(Arc<IrcSettings>, Plan)>,
+    /// The claim of a network that we move to only if the bus commits.
+    spare: Option<Spare>,
     outbox: VecDeque<Document>,
     publishing: Waiting<'a>,
     /// What is being published.
@@ -97,6 +103,12 @@ enum Bus {
     Away,
     /// Back, but not used before this.
     Returning(Instant),
+}
+
+struct Spare {
+    network: String,
+    /// Given back then.
+    until: Instant,
 }
 
 struct Moving<'a> {
@@ -133,7 +145,7 @@ impl Work<'_> {
                     self.claimed(result).await;
                 }
                 result = moved(&mut self.moving) => self.claimed_elsewhere(result),
-                () = until(wake) => self.on_time(),
+                () = until(wake) => self.on_time().await,
             }
         }
     }
@@ -147,7 +159,7 @@ impl Work<'_> {
             Bus::Returning(at) => Some(at),
             Bus::There | Bus::Away => None,
         };
-        [self.claim_at, stopping, returning].into_iter().flatten().min()
+        [self.claim_at, self.spare.as_ref().map(|spare| spare.until), stopping, returning].into_iter().flatten().min()
     }
 
     fn is_done(&mut self) -> bool {
@@ -184,7 +196,8 @@ impl Work<'_> {
                 let count = gap.count.map_or("an unknown number of".to_owned(), |count| count.to_string());
                 tracing::warn!(gap.first, gap.last, "{count} messages to be said were lost: {}", gap.reason);
             }
-            Event::Reload(reload) => self.prepare(reload),
+            Event::Reload(reload) => self.prepare(reload).await,
+            Event::Abort => self.forget_reload().await,
             Event::Settings(settings) => self.change(settings).await,
             Event::Stop => {
                 self.stopping.get_or_insert(Stopping::Flushing(Instant::now() + FLUSH_MAX));
@@ -227,7 +240,10 @@ impl Work<'_> {
         }
     }
 
-    fn on_time(&mut self) {
+    async fn on_time(&mut self) {
+        if self.spare.as_ref().is_some_and(|spare| Instant::now() >= spare.until) {
+            self.forget_reload().await;
+        }
         if matches!(self.bus, Bus::Returning(at) if Instant::now() >= at) {
             self.bus = Bus::There;
         }
@@ -294,7 +310,9 @@ impl Work<'_> {
     }
 
     /// First phase of a reload: everything that can fail.
-    fn prepare(&mut self, reload: Reload<IrcSettings>) {
+    async fn prepare(&mut self, reload: Reload<IrcSettings>) {
+        // Whatever came of the one before, this one is in its place.
+        self.forget_reload().await;
         let plan = match Plan::new(reload.new.clone()) {
             Ok(plan) => plan,
             Err(error) => return reload.refuse(error),
@@ -303,7 +321,9 @@ impl Work<'_> {
             self.prepared = Some((reload.new.clone(), plan));
             return reload.accept();
         }
-        let (op, name) = (self.op, claim(&reload.new.network));
+        let network = reload.new.network.clone();
+        let (op, name) = (self.op, claim(&network));
+        self.spare = Some(Spare { network, until: Instant::now() + SPARE_MAX });
         let claiming: Waiting<'_> = Some(Box::pin(async move { op.claim(&name).await }));
         self.moving = Some(Moving { reload, plan, claiming });
     }
@@ -316,9 +336,32 @@ impl Work<'_> {
                 reload.accept();
             }
             Err(error) => {
+                self.spare = None;
                 let text = format!("the network {} cannot be had: {error}", reload.new.network);
                 reload.refuse(text);
             }
+        }
+    }
+
+    /// It comes to nothing, and what was claimed for it is given back.
+    async fn forget_reload(&mut self) {
+        self.moving = None;
+        self.prepared = None;
+        if let Some(Spare { network, .. }) = self.spare.take() {
+            tracing::info!("the reload to network {network} was not committed: {} is given back", claim(&network));
+            self.unclaim(&network).await;
+        }
+    }
+
+    async fn unclaim(&self, network: &str) {
+        let name = claim(network);
+        // A bus that is away just now must not hold the loop.
+        match timeout(MOVE_MAX, self.op.client().unclaim(&name)).await {
+            Ok(Ok(())) => {}
+            // Where it was not ours, there is nothing to give back.
+            Ok(Err(error)) if error.kind() == ErrorKind::Refused(Code::NotFound) => {}
+            Ok(Err(error)) => tracing::warn!("{name} is not given back: {error}"),
+            Err(_) => tracing::warn!("{name} is not given back: the bus does not answer"),
         }
     }
 
@@ -331,6 +374,7 @@ impl Work<'_> {
                 Err(error) => return tracing::error!("the new settings are not used: {error}"),
             },
         };
+        self.spare.take_if(|spare| spare.network == settings.network);
         if settings.network != self.network {
             self.change_network(&settings.network).await;
         }
@@ -344,8 +388,8 @@ impl Work<'_> {
             // We were waiting for the old name; the new one is ours since the first phase.
             self.begin();
         }
+        self.unclaim(&old).await;
         let moving = async {
-            self.op.client().unclaim(&claim(&old)).await?;
             let number = self.op.subscribe(outgoing_filter(network)?).await?;
             self.op.unsubscribe(std::mem::replace(&mut self.subscription, number));
             Ok::<(), Error>(())

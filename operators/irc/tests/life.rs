@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use libeevee::wire::{Content, Refusal, Welcome};
+use libeevee::wire::{Content, Refusal, Text, Welcome};
 use libeevee::{Code, Document, OperatorState};
 use support::{Bus, Session, soon, welcome};
 use tempfile::TempDir;
@@ -168,6 +168,16 @@ async fn claimed(session: &mut Session, wanted: &str) -> u32 {
         .await
 }
 
+/// Waits until this name is given back, and gives the number.
+async fn unclaimed(session: &mut Session, wanted: &str) -> u32 {
+    session
+        .expect(wanted, |frame| match frame.content {
+            Content::Unclaim(name) if name.text == wanted => Some(frame.number),
+            _ => None,
+        })
+        .await
+}
+
 /// Waits for a status with this in it.
 async fn status(session: &mut Session, part: &str) -> String {
     session
@@ -225,8 +235,6 @@ async fn who_loses_its_network_leaves_it_and_comes_back() {
     session.deliver(session.subscriptions[0].0, 2000, &line("#a", "not twice")).await;
 
     let number = claimed(&mut session, "irc/libera").await;
-    session.send(number, taken("irc/libera")).await;
-    let number = claimed(&mut session, "irc/libera").await;
     assert!(server.is_quiet().await);
     session.send(number, Content::Ok).await;
     let mut peer = server.joined().await;
@@ -236,4 +244,35 @@ async fn who_loses_its_network_leaves_it_and_comes_back() {
     let log = irc.end().await;
     assert_eq!(log.matches("irc/libera is held by irc2: waiting").count(), 1, "{log}");
     assert!(log.contains("1 messages were left to the operator"), "{log}");
+}
+
+/// A network that was claimed for a reload is given back when nothing comes of it.
+#[tokio::test]
+async fn a_reload_that_is_called_off_gives_the_claim_back() {
+    let (place, server) = (Place::new(), Server::start().await);
+    let text = settings(server.port(), "libera");
+    let (irc, mut session) = place.ready(&text).await;
+    let _peer = server.joined().await;
+    let other = support::module("irc", "irc", &settings(server.port(), "oftc"));
+
+    for number in [5, 6] {
+        session.send(number, Content::Reload(other.clone())).await;
+        let claim = claimed(&mut session, "irc/oftc").await;
+        session.send(claim, Content::Ok).await;
+        assert_eq!(session.verdict().await, (number, true, String::new()));
+        session.send(number, Content::Abort(Text { text: "the disk is full".into() })).await;
+        let unclaim = unclaimed(&mut session, "irc/oftc").await;
+        session.send(unclaim, Content::Ok).await;
+    }
+
+    // And one that the bus commits keeps it, and gives the old one back.
+    session.send(7, Content::Reload(other)).await;
+    let claim = claimed(&mut session, "irc/oftc").await;
+    session.send(claim, Content::Ok).await;
+    assert!(session.verdict().await.1);
+    session.send(7, Content::Commit).await;
+    let unclaim = unclaimed(&mut session, "irc/libera").await;
+    session.send(unclaim, Content::Ok).await;
+    assert!(session.is_without(|content| matches!(content, Content::Unclaim(_))).await);
+    irc.end().await;
 }
