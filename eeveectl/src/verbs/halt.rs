@@ -10,7 +10,7 @@ use super::{Report, each};
 use crate::bus::{self, BusView};
 use crate::cli::Units;
 use crate::context::Context;
-use crate::output::Progress;
+use crate::output::{Progress, span};
 use crate::systemctl;
 use crate::unit::{self, Signal};
 
@@ -46,12 +46,18 @@ async fn one(context: &Context, id: &OperatorId, halt: bool, timeout: Duration) 
         Ok(Some(view)) if view.connected && context.is_system() => signal(context, id, halt, deadline).await,
         _ => None,
     };
+    let mut status = status_of(&view);
     let mut report = settle(view, halt);
     while report.is_none() && Instant::now() < deadline {
         tokio::time::sleep(POLL).await;
-        report = settle(bus::status_one(client, id).await, halt);
+        let view = bus::status_one(client, id).await;
+        status = status_of(&view);
+        report = settle(view, halt);
     }
-    let report = report.unwrap_or_else(|| unanswered(id, halt));
+    let report = report.unwrap_or_else(|| match status.starts_with("finishing") && halt {
+        true => finishing(timeout, &status),
+        false => unanswered(id, halt),
+    });
     match warning.filter(|_| report.warning.is_none()) {
         Some(warning) => report.but(warning),
         None => report,
@@ -85,6 +91,15 @@ fn settle(view: Result<Option<BusView>, String>, halt: bool) -> Option<Report> {
         Ok(Some(view)) if !halt && view.state == "ready" => Report::done("resumed"),
         Ok(Some(_)) => return None,
     })
+}
+
+fn status_of(view: &Result<Option<BusView>, String>) -> String {
+    view.as_ref().ok().and_then(Option::as_ref).map(|view| view.status.clone()).unwrap_or_default()
+}
+
+/// It does answer: a connector with a queue says for minutes what it had taken before.
+fn finishing(after: Duration, status: &str) -> Report {
+    Report::done(format!("halted; {} later still finishing what it had in hand: {status}", span(after)))
 }
 
 /// The bus holds the messages in any case, so that a halt is true even now; a resume is not.
@@ -126,6 +141,9 @@ mod tests {
         let id = "dice".parse().unwrap();
         assert_eq!(unanswered(&id, true).exit, Exit::DONE);
         assert!(unanswered(&id, true).text.contains("wedged?"));
+        let busy = finishing(WAIT, "finishing what waits to be said; connected to irc.libera.chat as eevee");
+        assert_eq!((busy.exit, &busy.warning), (Exit::DONE, &None));
+        assert!(busy.text.starts_with("halted; 10 s later still finishing what it had in hand: "), "{}", busy.text);
     }
 
     #[test]

@@ -46,8 +46,19 @@ pub(crate) async fn run(
         );
     }
     let halted = if view.halted { "; it is halted, and sends it when it is resumed" } else { "" };
-    output::line(&output::safe(&format!("{id}: handed over for {channel} on {platform}/{network}{halted}")));
+    let away = away(&view.status).map(|status| {
+        format!("; it is not connected to its network, and sends it if it is within 5 minutes. Its status: {status}")
+    });
+    let away = away.unwrap_or_default();
+    output::line(&output::safe(&format!("{id}: handed over for {channel} on {platform}/{network}{halted}{away}")));
     Ok(Exit::DONE)
+}
+
+/// What a connector says of itself that is not connected to its network; none where it says nothing to the point.
+fn away(status: &str) -> Option<&str> {
+    let status = status.strip_prefix("halted; ").unwrap_or(status);
+    let is_away = ["connecting to", "registering with", "retrying "].iter().any(|word| status.starts_with(word));
+    is_away.then_some(status)
 }
 
 /// The one network of the operator, or the one that was named.
@@ -77,5 +88,21 @@ mod tests {
         assert!(choose(&id, &two, None).unwrap_err().to_string().contains("libera, oftc"));
         assert!(choose(&id, &one, Some("oftc")).unwrap_err().to_string().contains("oftc"));
         assert!(choose(&id, &[], None).is_err());
+    }
+
+    #[test]
+    fn who_is_not_connected_is_told_from_who_is() {
+        for status in [
+            "connecting to irc.libera.chat:6697",
+            "registering with irc.libera.chat as eevee",
+            "retrying irc.libera.chat:6697 in 8 s: connection refused",
+        ] {
+            assert_eq!(away(status), Some(status));
+            assert_eq!(away(&format!("halted; {status}")), Some(status));
+        }
+        for status in ["", "halted", "connected to irc.libera.chat as eevee, on #a (1)", "halted; connected to x as y"]
+        {
+            assert_eq!(away(status), None, "{status}");
+        }
     }
 }
