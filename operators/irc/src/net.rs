@@ -27,6 +27,8 @@ pub(crate) enum Happening {
     Publish(Document),
     /// Say this in STATUS.
     Status(String),
+    /// No chat waits any more.
+    Drained,
     /// The goodbye is said, and the connection closed.
     Left,
 }
@@ -124,9 +126,13 @@ impl Net {
 
     async fn step(&mut self) {
         let now = Instant::now();
+        let waited = self.queue.chat_lines() > 0;
         for (target, lines) in self.queue.expire(now, reachable(&self.stage)) {
             let seconds = HOLD_MAX.as_secs();
             tracing::error!(target, lines, "not said: {target} could not be reached for {seconds} s");
+        }
+        if waited && self.queue.chat_lines() == 0 {
+            return self.happenings.push_back(Happening::Drained);
         }
         let expires = self.queue.expires_at(reachable(&self.stage));
         match &mut self.stage {
@@ -196,12 +202,16 @@ impl Net {
         let session = &up.session;
         let can = |target: &str| session.reach(target) == Reach::Now;
         let mut failed = None;
+        let waited = self.queue.chat_lines() > 0;
         while self.queue.has_work(can) && self.bucket.take(now) {
             let Some(line) = self.queue.pop(can) else { break };
             if let Err(error) = up.connection.send(&line) {
                 failed = Some(error);
                 break;
             }
+        }
+        if waited && self.queue.chat_lines() == 0 {
+            self.happenings.push_back(Happening::Drained);
         }
         match failed {
             Some(error) => self.lost(&said(&error), Duration::ZERO),

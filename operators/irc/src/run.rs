@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libeevee::operator::{Event, Failure, Operator, Reload};
+use libeevee::operator::{Event, Failure, InHand, Operator, Reload};
 use libeevee::{Code, Document, Error, ErrorKind};
 use tokio::time::{Instant, timeout};
 
@@ -54,12 +54,15 @@ pub(crate) async fn run(op: Operator<IrcSettings>) -> Result<(), Failure> {
         outbox: VecDeque::new(),
         publishing: None,
         in_hand: None,
+        unsaid: None,
+        status: format!("connecting to {}", settings.server),
+        shown: String::new(),
         bus: Bus::There,
         lost: 0,
         stopping: None,
     };
     let claimed = op.claim(&claim(&work.network)).await;
-    op.ready(&format!("connecting to {}", settings.server)).await;
+    op.ready(&work.status).await;
     work.claimed(claimed).await;
     work.run().await;
     Ok(())
@@ -91,6 +94,12 @@ struct Work<'a> {
     publishing: Waiting<'a>,
     /// What is being published.
     in_hand: Option<Document>,
+    /// While lines of chat wait: a halted operator is not "halted" before they are said.
+    unsaid: Option<InHand>,
+    /// What the connection, or the claim, is at.
+    status: String,
+    /// The status as it was given last.
+    shown: String,
     bus: Bus,
     /// Events that did not fit into the outbox.
     lost: u64,
@@ -128,6 +137,7 @@ enum Stopping {
 impl Work<'_> {
     async fn run(&mut self) {
         while !self.is_done() {
+            self.hold_chat();
             self.publish_next();
             let wake = self.wake_at();
             tokio::select! {
@@ -147,6 +157,24 @@ impl Work<'_> {
                 result = moved(&mut self.moving) => self.claimed_elsewhere(result),
                 () = until(wake) => self.on_time().await,
             }
+        }
+    }
+
+    fn hold_chat(&mut self) {
+        let waits = self.net.chat_lines() > 0;
+        if waits != self.unsaid.is_some() {
+            self.unsaid = waits.then(|| self.op.in_hand());
+        }
+    }
+
+    async fn show(&mut self) {
+        let is_finishing = self.op.is_halted() && self.net.chat_lines() > 0;
+        // eeveectl halt knows the first word.
+        let before = if is_finishing { "finishing what waits to be said; " } else { "" };
+        let text = format!("{before}{}", self.status);
+        if text != self.shown && self.stopping.is_none() {
+            self.op.status(&text).await;
+            self.shown = text;
         }
     }
 
@@ -217,6 +245,7 @@ impl Work<'_> {
                 }
             }
             Event::ClaimLost { name, error } => self.claim_lost(&name, error).await,
+            Event::Halt | Event::Resume => self.show().await,
             // The bus holds what is to be said; hearing goes on.
             _ => {}
         }
@@ -234,8 +263,11 @@ impl Work<'_> {
                 }
                 self.outbox.push_back(document);
             }
-            Happening::Status(text) if self.stopping.is_none() => self.op.status(&text).await,
-            Happening::Status(_) => {}
+            Happening::Status(text) => {
+                self.status = text;
+                self.show().await;
+            }
+            Happening::Drained => self.show().await,
             Happening::Left => self.stopping = Some(Stopping::Draining(Instant::now() + DRAIN_MAX)),
         }
     }
@@ -277,7 +309,8 @@ impl Work<'_> {
             }
             _ => format!("{name} cannot be claimed, waiting: {error}"),
         };
-        self.op.status(&text).await;
+        self.status.clone_from(&text);
+        self.show().await;
         if self.waiting.as_ref() != Some(&text) {
             tracing::error!("{text}");
             self.waiting = Some(text);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use libeevee::wire::{Content, Refusal, Text, Welcome};
+use libeevee::wire::{Content, Flag, Refusal, Text, Welcome};
 use libeevee::{Code, Document, OperatorState};
 use support::{Bus, Session, soon, welcome};
 use tempfile::TempDir;
@@ -274,5 +274,26 @@ async fn a_reload_that_is_called_off_gives_the_claim_back() {
     let unclaim = unclaimed(&mut session, "irc/libera").await;
     session.send(unclaim, Content::Ok).await;
     assert!(session.is_without(|content| matches!(content, Content::Unclaim(_))).await);
+    irc.end().await;
+}
+
+/// It is halted when it has said what it had taken before, and not while that still waits for the flood control.
+#[tokio::test]
+async fn a_halt_waits_for_what_is_still_to_be_said() {
+    let (place, server) = (Place::new(), Server::start().await);
+    let text = settings(server.port(), "libera") + "flood = { burst = 1, per-second = 0.5 }\n";
+    let (irc, mut session) = place.ready(&text).await;
+    let mut peer = server.joined().await;
+    status(&mut session, "on #a (1)").await;
+    session.deliver(session.subscriptions[0].0, 2000, &line("#a", "one\ntwo\nthree")).await;
+    peer.hears("PRIVMSG #a :one").await;
+    session.send(0, Content::Halted(Flag { on: true })).await;
+    let busy = status(&mut session, "finishing").await;
+    assert_eq!(busy, "finishing what waits to be said; connected to 127.0.0.1 as eevee, on #a (1)");
+    assert_eq!(session.state(OperatorState::Halted).await, "halted");
+    let said = tokio::time::timeout(Duration::from_millis(500), peer.hears("PRIVMSG #a :three")).await;
+    assert!(said.is_ok(), "halted, and not everything was said");
+    session.send(0, Content::Halted(Flag { on: false })).await;
+    assert_eq!(session.state(OperatorState::Ready).await, "connected to 127.0.0.1 as eevee, on #a (1)");
     irc.end().await;
 }
