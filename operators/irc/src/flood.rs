@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use libeevee::operator::COMMAND_AGE_MAX;
 use tokio::time::Instant;
 
 use crate::line::Line;
@@ -11,8 +12,9 @@ use crate::line::Line;
 pub(crate) const QUEUE_LINES_MAX: usize = 300;
 /// The most lines of our own (joins, CTCP answers) that wait.
 const OWN_LINES_MAX: usize = 200;
-/// How long chat waits for a target that cannot be reached, such as a channel that is being joined.
-pub(crate) const HOLD_MAX: Duration = Duration::from_secs(60);
+/// How long chat waits for a target that cannot be reached: a channel that is being joined, a network that is away. What
+/// is older answers nobody any more; commands have the same limit.
+pub(crate) const HOLD_MAX: Duration = COMMAND_AGE_MAX;
 
 /// Gives `burst` tokens at once and then `per_second`.
 #[derive(Debug, Clone)]
@@ -228,11 +230,11 @@ mod tests {
         queue.push_chat("#b", lines(&["b1"]), start + Duration::from_secs(1));
         queue.push_chat("#b", lines(&["b2"]), start + Duration::from_secs(30));
         let only_a = |target: &str| target == "#a";
-        assert_eq!(queue.expires_at(only_a), Some(start + Duration::from_secs(61)));
+        assert_eq!(queue.expires_at(only_a), Some(start + HOLD_MAX + Duration::from_secs(1)));
         assert_eq!(drain(&mut queue, only_a), ["a"]);
         assert!(!queue.has_work(only_a));
-        assert_eq!(queue.expire(start + Duration::from_secs(60), only_a), []);
-        assert_eq!(queue.expire(start + Duration::from_secs(61), only_a), [("#b".to_owned(), 1)]);
+        assert_eq!(queue.expire(start + HOLD_MAX, only_a), []);
+        assert_eq!(queue.expire(start + HOLD_MAX + Duration::from_secs(1), only_a), [("#b".to_owned(), 1)]);
         assert_eq!(drain(&mut queue, |_| true), ["b2"]);
         assert_eq!(queue.expires_at(only_a), None);
         assert_eq!(queue.chat_lines(), 0);

@@ -27,8 +27,8 @@ pub(crate) enum Happening {
     Publish(Document),
     /// Say this in STATUS.
     Status(String),
-    /// No chat waits any more.
-    Drained,
+    /// No chat waits any more, or some of it was dropped.
+    Queue,
     /// The goodbye is said, and the connection closed.
     Left,
 }
@@ -83,6 +83,8 @@ pub(crate) struct Net {
     queue: Queue,
     happenings: VecDeque<Happening>,
     after: After,
+    /// Lines of chat that were not said, since the start.
+    dropped: u64,
 }
 
 impl Net {
@@ -97,6 +99,7 @@ impl Net {
             queue: Queue::default(),
             happenings: VecDeque::new(),
             after: After::Stop,
+            dropped: 0,
         }
     }
 
@@ -126,13 +129,14 @@ impl Net {
 
     async fn step(&mut self) {
         let now = Instant::now();
-        let waited = self.queue.chat_lines() > 0;
-        for (target, lines) in self.queue.expire(now, reachable(&self.stage)) {
+        let expired = self.queue.expire(now, reachable(&self.stage));
+        for (target, lines) in &expired {
             let seconds = HOLD_MAX.as_secs();
-            tracing::error!(target, lines, "not said: {target} could not be reached for {seconds} s");
+            self.dropped += *lines as u64;
+            tracing::error!(target, lines, "not said, {lines} lines: {target} could not be reached for {seconds} s");
         }
-        if waited && self.queue.chat_lines() == 0 {
-            return self.happenings.push_back(Happening::Drained);
+        if !expired.is_empty() {
+            return self.happenings.push_back(Happening::Queue);
         }
         let expires = self.queue.expires_at(reachable(&self.stage));
         match &mut self.stage {
@@ -211,7 +215,7 @@ impl Net {
             }
         }
         if waited && self.queue.chat_lines() == 0 {
-            self.happenings.push_back(Happening::Drained);
+            self.happenings.push_back(Happening::Queue);
         }
         match failed {
             Some(error) => self.lost(&said(&error), Duration::ZERO),
@@ -280,9 +284,15 @@ impl Net {
         }
     }
 
-    /// Queues what a document wants said. What is for a channel that is being joined waits for it up to a minute.
+    /// Lines of chat that were not said, since the start.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Queues what a document wants said. What is for a channel that is being joined, or for a network that is away,
+    /// waits up to [`HOLD_MAX`].
     pub(crate) fn say(&mut self, document: &Document) -> Result<(), NotSaid> {
-        let outgoing = Outgoing::of(document)?;
+        let outgoing = Outgoing::of(document).inspect_err(|_| self.dropped += 1)?;
         let target = outgoing.target.clone();
         let (reach, mask_bytes) = match &self.stage {
             Stage::Up(up) => (up.session.reach(&target), up.session.mask_bytes()),
@@ -291,14 +301,18 @@ impl Net {
                 (session.reach(&target), session.mask_bytes())
             }
         };
-        if let Reach::Never(why) = reach {
-            return Err(NotSaid::Unreachable { target, why });
-        }
         let lines = outgoing.lines(mask_bytes);
         let count = lines.len();
+        if let Reach::Never(why) = reach {
+            self.dropped += count as u64;
+            return Err(NotSaid::Unreachable { target, why });
+        }
         match self.queue.push_chat(&target, lines, Instant::now()) {
             0 => Ok(()),
-            lost => Err(NotSaid::QueueFull { target, lost, lines: count }),
+            lost => {
+                self.dropped += lost as u64;
+                Err(NotSaid::QueueFull { target, lost, lines: count })
+            }
         }
     }
 
@@ -377,7 +391,9 @@ impl Net {
         self.backoff.reset();
         // Whoever leaves says by itself why.
         self.happenings.retain(|happening| !matches!(happening, Happening::Status(_)));
-        self.queue.forget_chat()
+        let lines = self.queue.forget_chat();
+        self.dropped += lines as u64;
+        lines
     }
 
     fn goodbye(&mut self, text: &str, patience: Duration) {

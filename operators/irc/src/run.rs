@@ -171,7 +171,12 @@ impl Work<'_> {
         let is_finishing = self.op.is_halted() && self.net.chat_lines() > 0;
         // eeveectl halt knows the first word.
         let before = if is_finishing { "finishing what waits to be said; " } else { "" };
-        let text = format!("{before}{}", self.status);
+        let dropped = match self.net.dropped() {
+            0 => String::new(),
+            1 => "; 1 line not said".to_owned(),
+            lines => format!("; {lines} lines not said"),
+        };
+        let text = format!("{before}{}{dropped}", self.status);
         if text != self.shown && self.stopping.is_none() {
             self.op.status(&text).await;
             self.shown = text;
@@ -218,6 +223,7 @@ impl Work<'_> {
             Event::Message(message) => {
                 if let Err(error) = self.net.say(&message.document) {
                     tracing::error!(eevee.message = message.id, source = message.source, "not said: {error}");
+                    self.show().await;
                 }
             }
             Event::Gap(gap) => {
@@ -267,7 +273,7 @@ impl Work<'_> {
                 self.status = text;
                 self.show().await;
             }
-            Happening::Drained => self.show().await,
+            Happening::Queue => self.show().await,
             Happening::Left => self.stopping = Some(Stopping::Draining(Instant::now() + DRAIN_MAX)),
         }
     }

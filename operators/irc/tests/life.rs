@@ -297,3 +297,27 @@ async fn a_halt_waits_for_what_is_still_to_be_said() {
     assert_eq!(session.state(OperatorState::Ready).await, "connected to 127.0.0.1 as eevee, on #a (1)");
     irc.end().await;
 }
+
+/// What is to be said while the network is away waits for it; what cannot be said is counted where people look.
+#[tokio::test]
+async fn what_is_to_be_said_waits_for_the_network() {
+    let place = Place::new();
+    let port = Server::start().await.port();
+    let (irc, mut session) = place.ready(&settings(port, "libera")).await;
+    status(&mut session, "retrying").await;
+    let number = session.subscriptions[0].0;
+    session.deliver(number, 2000, &line("#a", "I waited")).await;
+    session.deliver(number, 2001, &line("#b", "nobody joins\nthis")).await;
+    let told = status(&mut session, "not said").await;
+    assert!(told.starts_with("retrying") && told.ends_with("connection refused; 2 lines not said"), "{told}");
+    session.deliver(number, 2002, &line("#a", &"too many\n".repeat(301))).await;
+    status(&mut session, "; 4 lines not said").await;
+
+    let server = Server(TcpListener::bind(("127.0.0.1", port)).await.unwrap());
+    let mut peer = server.joined().await;
+    assert_eq!(peer.hears("PRIVMSG").await, "PRIVMSG #a :I waited");
+    let log = irc.end().await;
+    assert!(log.contains("not said: #b: not on this channel, and it is not among channels in the settings"), "{log}");
+    assert!(log.contains("not said: #a: 2 of 301 lines are dropped, 300 wait already"), "{log}");
+    assert!(log.contains("lines that waited are not said"), "{log}");
+}
