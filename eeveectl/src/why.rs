@@ -76,7 +76,9 @@ pub(crate) fn next(id: &OperatorId, view: &UnitView, has_file: bool) -> String {
     if !has_file {
         format!("eeveectl edit {id}, or copy one of /usr/share/eevee/examples, then eeveectl start {id}")
     } else if view.main_code == 1 && view.main_status == 78 {
-        format!("eeveectl edit {id}, then eeveectl start {id}")
+        format!(
+            "eeveectl edit {id}, or put in place the secret that eeveectl check {id} misses; then eeveectl start {id}"
+        )
     } else if view.is_active() {
         format!("journalctl -u {unit} -n 50")
     } else {
