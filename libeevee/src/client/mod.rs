@@ -37,7 +37,7 @@ const CLOSE: Duration = Duration::from_secs(5);
 
 /// A connection to the bus. Cheap to clone; all clones are the same connection.
 ///
-/// It connects again by itself when the connection is lost: at once, then with growing pauses of less than a second.
+/// It connects again by itself when the connection is lost: at once, then with pauses that grow to 200 ms.
 /// Subscriptions go on with an [`Event::Gap`] where something may have been lost, claims are made again, and publishing
 /// waits until the bus is back. Dropping the last clone, or [`Client::close`], ends it and all its subscriptions.
 ///

@@ -26,8 +26,9 @@ const FLUSH_MAX: Duration = Duration::from_secs(3);
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 
-/// When the bus comes back, so do its operators: what is published before they have subscribed again reaches nobody.
-const RETURN_MAX: Duration = Duration::from_millis(500);
+/// When the bus comes back, so do its operators, each within the 200 ms between two attempts and a moment to subscribe again:
+/// what is published before reaches nobody.
+const RETURN_MAX: Duration = Duration::from_secs(1);
 
 type Waiting<'a> = Option<Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>>;
 
