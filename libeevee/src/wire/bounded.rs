@@ -5,6 +5,9 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
+/// An empty text is one byte on the wire and 24 in memory; no list of the protocol has nearly so many.
+const TEXTS_MAX: usize = 1024;
+
 struct Text(String);
 
 impl<'de> Deserialize<'de> for Text {
@@ -45,6 +48,9 @@ pub(super) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<St
         fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
             let mut texts = Vec::new();
             while let Some(text) = list.next_element::<Text>()? {
+                if texts.len() == TEXTS_MAX {
+                    return Err(A::Error::custom(format_args!("more than {TEXTS_MAX} texts in a list")));
+                }
                 texts.push(text.0);
             }
             Ok(texts)
