@@ -23,7 +23,7 @@ use super::{Action, Core, Now};
 struct Route {
     /// Whether may-publish forbids it.
     denied: bool,
-    to: Vec<Slot>,
+    to: Rc<[Slot]>,
 }
 
 /// Routes by session and exact header bytes. Bounded: unique headers in every message would fill any memory.
@@ -175,11 +175,11 @@ impl Core {
         if route.denied {
             return Err(self.told_denied(key, &source, id, document));
         }
-        let mut to = route.to.clone();
-        if !self.volatile.is_empty() {
-            let view = view();
-            to.extend(self.volatile.iter().copied().filter(|slot| self.wants(*slot, &view)));
-        }
+        // A route is shared as it stands; only volatile subscriptions make a list for one message.
+        let to = match self.volatile[..] {
+            [] => route.to.clone(),
+            _ => route.to.iter().copied().chain(self.find_volatile(&view())).collect(),
+        };
         if !to.is_empty() {
             self.check_memory(Routed::size_of(document) + to.len() * PLACE_BYTES)?;
         }
@@ -209,7 +209,7 @@ impl Core {
                 }),
             );
         }
-        Ok(Sent { id, to: to.into() })
+        Ok(Sent { id, to })
     }
 
     /// Publishes on behalf of the bus itself, as source `eeveed`.
@@ -217,9 +217,8 @@ impl Core {
         let Ok(id) = self.next_id() else { return };
         let source: Rc<str> = "eeveed".into();
         let view = View::new(id, &source, now.wall, None, 0, document);
-        let mut to = self.index.find(&view);
-        to.retain(|slot| self.may_receive(*slot, &view));
-        to.extend(self.volatile.iter().copied().filter(|slot| self.wants(*slot, &view)));
+        let mut to = self.find_indexed(&view);
+        to.extend(self.find_volatile(&view));
         if to.is_empty() {
             return;
         }
@@ -255,9 +254,20 @@ impl Core {
 
     fn find_route(&self, key: SessionKey, view: &View<'_>) -> Route {
         let denied = self.sessions.get(&key).is_none_or(|session| !session.may_publish.admits(view));
-        let mut to = if denied { Vec::new() } else { self.index.find(view) };
+        let to = if denied { Vec::new() } else { self.find_indexed(view) };
+        Route { denied, to: to.into() }
+    }
+
+    /// The subscriptions of the index that match and may receive it.
+    fn find_indexed(&self, view: &View<'_>) -> Vec<Slot> {
+        let mut to = self.index.find(view);
         to.retain(|slot| self.may_receive(*slot, view));
-        Route { denied, to }
+        to
+    }
+
+    /// The same for volatile subscriptions, which are looked through one by one.
+    fn find_volatile(&self, view: &View<'_>) -> impl Iterator<Item = Slot> {
+        self.volatile.iter().copied().filter(|slot| self.wants(*slot, view))
     }
 
     fn may_receive(&self, slot: Slot, view: &View<'_>) -> bool {
