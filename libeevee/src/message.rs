@@ -157,6 +157,8 @@ pub enum GapReason {
     Memory = 5,
     /// They were moved to the dead letters.
     DeadLetter = 6,
+    /// The store of durable messages was damaged, and they could not be read.
+    Damaged = 7,
 }
 
 impl GapReason {
@@ -169,6 +171,7 @@ impl GapReason {
             Self::Disconnected => "disconnected",
             Self::Memory => "memory",
             Self::DeadLetter => "dead-letter",
+            Self::Damaged => "damaged",
         }
     }
 
@@ -181,6 +184,7 @@ impl GapReason {
             4 => Self::Disconnected,
             5 => Self::Memory,
             6 => Self::DeadLetter,
+            7 => Self::Damaged,
             _ => return None,
         })
     }

@@ -19,6 +19,7 @@ mod session;
 #[cfg(test)]
 mod simulation;
 mod status;
+pub(crate) mod storage;
 mod subscribe;
 #[cfg(test)]
 mod tests;

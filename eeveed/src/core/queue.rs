@@ -110,8 +110,9 @@ impl Queue {
                 dropped(waiting.message);
                 Pushed::Disconnect
             }
-            // A halted subscription is never disconnected: it keeps the newest, as by default.
-            Overflow::DropOldest | Overflow::Disconnect => {
+            // A halted subscription is never disconnected: it keeps the newest, as by default. (Reject is for durable
+            // subscriptions; a live one that asks for it is refused.)
+            Overflow::DropOldest | Overflow::Disconnect | Overflow::Reject => {
                 let mut count = 0;
                 while !self.has_room(size)
                     && let Some(oldest) = self.drop_oldest(GapReason::QueueFull)

@@ -95,6 +95,8 @@ codes! {
     NoAnswer = 30, "no-answer";
     /// The subscription's policy for a full queue is to disconnect. The session ends.
     SlowConsumer = 31, "slow-consumer";
+    /// A durable subscription that matched is full, and its policy is to reject.
+    Full = 32, "full";
 }
 
 impl Code {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{
-    Control, Deliver, Flag, GapNotice, Grant, Hello, Module, Publish, Published, Refusal, Reply, Request, Response,
+    Ack, Control, Deliver, Flag, GapNotice, Grant, Hello, Module, Nack, Publish, Published, Refusal, Reply, Request, Response,
     State, Subscribe, Text, Value, Verdict, Welcome,
 };
 use super::limits::{DECODE_MEMORY_FACTOR, FRAME_BYTES_CEILING};
@@ -32,6 +32,10 @@ pub enum Content {
     Deliver(Deliver),
     Gap(GapNotice),
     Grant(Grant),
+    /// A delivery of a durable subscription, whose number the frame has, was dealt with.
+    Ack(Ack),
+    /// It was not.
+    Nack(Nack),
     Request(Request),
     Reply(Reply),
     Response(Response),
@@ -72,6 +76,8 @@ impl Content {
             Self::Deliver(_) => DELIVER,
             Self::Gap(_) => 21,
             Self::Grant(_) => 22,
+            Self::Ack(_) => 23,
+            Self::Nack(_) => 24,
             Self::Request(_) => 25,
             Self::Reply(_) => 26,
             Self::Response(_) => 27,
@@ -102,6 +108,8 @@ impl Content {
             Self::Subscribe(body) => put(out, body),
             Self::Gap(body) => put(out, body),
             Self::Grant(body) => put(out, body),
+            Self::Ack(body) => put(out, body),
+            Self::Nack(body) => put(out, body),
             Self::State(body) => put(out, body),
             Self::Reload(body) => put(out, body),
             Self::Verdict(body) => put(out, body),
@@ -174,6 +182,8 @@ impl Content {
             })?,
             21 => Self::Gap(get(body, tail)?),
             22 => Self::Grant(get(body, tail)?),
+            23 => Self::Ack(get(body, tail)?),
+            24 => Self::Nack(get(body, tail)?),
             25 => in_place(body, tail, |body, reader| {
                 Ok(Self::Request(Request {
                     deadline_ms: reader.varint()?,

@@ -132,10 +132,11 @@ pub struct Publish {
     pub document: EncodedDocument,
 }
 
-/// The answer to a Publish with flag [`super::CONFIRM`].
+/// The answer to a Publish with flag [`super::CONFIRM`]: it is on disk for every durable subscription that matched. With flag
+/// [`super::REPEATED`] the bus had it already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
-    /// The id that the message got.
+    /// The id that the message got; 0 for a repetition whose first id is not known any more.
     pub id: u64,
     /// How many live subscriptions matched and were permitted.
     pub live: u32,
@@ -176,8 +177,11 @@ pub enum Overflow {
     DropOldest = 1,
     /// The new message is dropped.
     DropNewest = 2,
-    /// The session ends. Never while the subscription is halted.
+    /// The session ends. Never while the subscription is halted, nor for a durable one.
     Disconnect = 3,
+    /// The publisher is refused with error `full`. For durable subscriptions alone; for these, what the other policies
+    /// drop becomes a dead letter.
+    Reject = 4,
 }
 
 impl Overflow {
@@ -187,6 +191,7 @@ impl Overflow {
             1 => Self::DropOldest,
             2 => Self::DropNewest,
             3 => Self::Disconnect,
+            4 => Self::Reject,
             _ => return None,
         })
     }
@@ -236,6 +241,27 @@ pub struct Grant {
     pub messages: u64,
     /// So many bytes of documents more.
     pub bytes: u64,
+}
+
+/// A delivery of a durable subscription was dealt with: it will not come again. Once is enough, twice does no harm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// The message's id.
+    pub id: u64,
+}
+
+/// A delivery of a durable subscription was not dealt with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nack {
+    /// The message's id.
+    pub id: u64,
+    /// Whether it shall never come again, and become a dead letter at once.
+    pub dead: bool,
+    /// How long until it comes again, in milliseconds; 0 for a delay that the bus chooses and that grows by attempts.
+    pub delay_ms: u64,
+    /// Why, for a person who looks at the dead letters; at most 1 KiB is kept.
+    #[serde(deserialize_with = "bounded::text")]
+    pub reason: String,
 }
 
 /// A message that wants one answer; it is routed like a Publish, and its answer comes as Response.

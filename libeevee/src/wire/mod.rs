@@ -34,13 +34,16 @@ pub const TAIL: u8 = 2;
 /// Flag of Publish: answer when it is safe, with Published.
 pub const CONFIRM: u8 = 4;
 
+/// Flag of Published: the bus had this message already, recognised by epoch and sequence; nothing was done again.
+pub const REPEATED: u8 = 8;
+
 /// Bytes of length field and fixed header together.
 pub const HEADER_BYTES: usize = 12;
 
 /// One unit on the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// [`IGNORABLE`], [`TAIL`], [`CONFIRM`].
+    /// [`IGNORABLE`], [`TAIL`], [`CONFIRM`], [`REPEATED`].
     pub flags: u8,
     /// The number of the request or subscription that it is about; 0 for none.
     pub number: u32,

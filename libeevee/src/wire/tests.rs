@@ -116,6 +116,14 @@ pub(crate) fn one_of_each() -> Vec<(&'static str, Frame)> {
         ),
         ("gap", Frame::new(1, Content::Gap(GapNotice { first: 4712, last: 4790, count: Some(31), reason: 1 }))),
         ("grant", Frame::new(0, Content::Grant(Grant { messages: 500, bytes: 1 << 20 }))),
+        ("ack", Frame::new(1, Content::Ack(Ack { id: 4712 }))),
+        (
+            "nack",
+            Frame::new(
+                1,
+                Content::Nack(Nack { id: 4712, dead: false, delay_ms: 1000, reason: "no network".into() }),
+            ),
+        ),
         (
             "request",
             Frame::new(
