@@ -105,8 +105,8 @@ pub(crate) enum Write {
     Retry { dead: EntryNumber, entry: EntryNumber, since_ms: u64 },
     /// A dead letter is deleted. An entry that is no dead letter any more is no error, here and in Retry.
     DropDead { dead: EntryNumber },
-    /// All dead letters but the newest so many are deleted.
-    TrimDead { keep: u64 },
+    /// All dead letters but the newest are deleted: at most so many stay, of at most so many bytes together.
+    TrimDead { messages: u64, bytes: u64 },
 }
 
 /// What is written in one transaction.
