@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use libeevee::GapReason;
+use libeevee::wire::EncodedDocument;
 
 /// The number of a durable subscription in the store; never used again.
 pub(crate) type DurableKey = u32;
@@ -24,14 +24,14 @@ pub(crate) struct Record {
     pub(crate) cause: Option<u64>,
     pub(crate) hops: u8,
     pub(crate) reply_address: Option<u64>,
-    /// The document in its encoding of the wire.
-    pub(crate) document: Bytes,
+    /// With bytes of its own ([`EncodedDocument::detached`]); the store keeps them as they are on the wire.
+    pub(crate) document: EncodedDocument,
 }
 
 impl Record {
     /// What it is counted as, in memory and in the bounds of a subscription.
     pub(crate) fn size(&self) -> u64 {
-        (self.document.len() + self.source.len() + 128) as u64
+        (self.document.bytes().len() + self.source.len() + 128) as u64
     }
 }
 

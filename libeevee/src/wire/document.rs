@@ -30,6 +30,24 @@ impl EncodedDocument {
         Ok(Self { bytes: frame.slice(start..reader.at()), headers_end })
     }
 
+    /// Checks bytes that are one document and nothing else, such as [`bytes`](Self::bytes) gave them.
+    ///
+    /// # Errors
+    /// [`WireError`] with code malformed, too-many-headers, bad-header or duplicate-header.
+    pub fn parse(bytes: Bytes) -> Result<Self, WireError> {
+        let mut reader = Reader::new(&bytes);
+        let document = Self::read(&bytes, &mut reader)?;
+        match bytes.len() - document.bytes.len() {
+            0 => Ok(document),
+            more => Err(WireError::malformed(format!("{more} bytes after the end of the document"))),
+        }
+    }
+
+    /// The same with bytes of its own: a document keeps the whole frame alive, or the whole chunk, that it came in.
+    pub fn detached(&self) -> Self {
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), headers_end: self.headers_end }
+    }
+
     /// The whole document.
     pub const fn bytes(&self) -> &Bytes {
         &self.bytes
