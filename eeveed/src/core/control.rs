@@ -45,12 +45,13 @@ impl Core {
                 Some(self.halt(now, &id, control.verb == "halt"))
             }
             ("halt" | "resume" | "reload", Some(_)) | ("reload-bus" | "status", _) => {
-                if session.verbs_open >= VERBS_OPEN_MAX {
+                if session.verbs.len() >= VERBS_OPEN_MAX {
                     let max = VERBS_OPEN_MAX as u64;
                     let text = format!("{max} verbs of this session are being carried out; wait for their answers");
                     return Some(Err(beyond(Code::Quota, text, max, max + 1)));
                 }
-                session.verbs_open += 1;
+                let (verb, id) = (control.verb.clone(), control.id.clone());
+                session.verbs.push((number, Control { verb, id, argument: String::new() }));
                 self.actions.push(Action::Control { session: key, number, control });
                 None
             }
@@ -64,9 +65,11 @@ impl Core {
     }
 
     /// The shell has carried out a verb of this session.
-    pub(super) fn verb_ended(&mut self, key: SessionKey) {
-        if let Some(session) = self.sessions.get_mut(&key) {
-            session.verbs_open = session.verbs_open.saturating_sub(1);
+    pub(super) fn verb_ended(&mut self, key: SessionKey, number: u32) {
+        if let Some(session) = self.sessions.get_mut(&key)
+            && let Some(at) = session.verbs.iter().position(|(open, _)| *open == number)
+        {
+            session.verbs.remove(at);
         }
     }
 

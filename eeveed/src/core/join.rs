@@ -79,7 +79,7 @@ impl Core {
         }
     }
 
-    fn new_session(&mut self, now: Now, identity: Identity, peer: Peer, module: Option<&LoadedModule>) -> Session {
+    pub(super) fn new_session(&mut self, now: Now, identity: Identity, peer: Peer, module: Option<&LoadedModule>) -> Session {
         let source: Rc<str> = identity.source().into();
         let (may_publish, may_receive) = permits(&identity, module);
         let rate = module.and_then(LoadedModule::rate);
@@ -103,7 +103,7 @@ impl Core {
             resumed: Duration::ZERO,
             claims: Vec::new(),
             requests_open: 0,
-            verbs_open: 0,
+            verbs: Vec::new(),
             published: 0,
             delivered: 0,
             dropped: 0,

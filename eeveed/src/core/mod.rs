@@ -203,11 +203,11 @@ impl Core {
             }
             Event::ModuleRead { id, asker, outcome } => self.module_read(now, id, asker, outcome),
             Event::Answered { session, number, outcome } => {
-                self.verb_ended(session);
+                self.verb_ended(session, number);
                 self.answer(session, number, outcome);
             }
             Event::Halt { session, number, id, on } => {
-                self.verb_ended(session);
+                self.verb_ended(session, number);
                 let outcome = self.halt(now, &id, on);
                 self.answer(session, number, outcome);
             }
@@ -276,7 +276,7 @@ impl Core {
 
     /// Whether the shell still carries out something that this session asked for.
     pub(crate) fn is_at_work(&self, key: SessionKey) -> bool {
-        self.sessions.get(&key).is_some_and(|session| session.verbs_open > 0)
+        self.sessions.get(&key).is_some_and(|session| !session.verbs.is_empty())
     }
 
     /// Whether the memory of the bus is not used up.

@@ -28,8 +28,8 @@ pub(crate) struct Operator {
     /// Whether systemd is being asked why it ended.
     pub(super) asked_why: bool,
     /// When the time began in which so many of its states were announced.
-    announced_since: Duration,
-    announced: u32,
+    pub(super) announced_since: Duration,
+    pub(super) announced: u32,
 }
 
 /// A status is one line for a person.

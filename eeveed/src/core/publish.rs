@@ -64,7 +64,7 @@ impl Memo {
 /// How deep the newest answers are, by message id. An answer to a message that was forgotten here counts on from what its
 /// publisher claims; forgetting makes a loop longer, never endless, because its rate is bounded.
 #[derive(Debug)]
-pub(crate) struct Hops(Box<[(u64, u8)]>);
+pub(crate) struct Hops(pub(super) Box<[(u64, u8)]>);
 
 const HOPS_KEPT: usize = 4096;
 
@@ -82,7 +82,7 @@ impl Hops {
         }
     }
 
-    fn keep(&mut self, id: u64, hops: u8) {
+    pub(super) fn keep(&mut self, id: u64, hops: u8) {
         self.0[id as usize % HOPS_KEPT] = (id, hops);
     }
 }

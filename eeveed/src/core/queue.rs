@@ -35,7 +35,7 @@ pub(crate) const PLACE_BYTES: usize = 2 * size_of::<Entry>();
 const PLACES_KEPT: usize = 64;
 
 #[derive(Debug)]
-enum Entry {
+pub(super) enum Entry {
     Message(Waiting),
     Gap(GapNotice),
 }
@@ -61,8 +61,8 @@ pub(crate) enum Next {
 pub(crate) struct Queue {
     bounds: Bounds,
     /// Lost before everything in `entries`, at most one a reason.
-    front: Vec<GapNotice>,
-    entries: VecDeque<Entry>,
+    pub(super) front: Vec<GapNotice>,
+    pub(super) entries: VecDeque<Entry>,
     messages: usize,
     bytes: usize,
 }
@@ -200,7 +200,8 @@ impl Queue {
         self.messages < self.bounds.messages && self.bytes + size <= self.bounds.bytes
     }
 
-    fn append(&mut self, waiting: Waiting) {
+    /// Adds a message without looking at the bounds.
+    pub(super) fn append(&mut self, waiting: Waiting) {
         self.messages += 1;
         self.bytes += waiting.message.size();
         self.entries.push_back(Entry::Message(waiting));

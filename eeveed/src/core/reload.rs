@@ -15,10 +15,10 @@ use super::{Core, LoadedModule, Now};
 /// A reload that waits for the operator's verdict.
 #[derive(Debug)]
 pub(super) struct Reload {
-    number: u32,
+    pub(super) number: u32,
     pub(super) asker: (SessionKey, u32),
-    module: LoadedModule,
-    deadline: Duration,
+    pub(super) module: LoadedModule,
+    pub(super) deadline: Duration,
 }
 
 /// How long an operator may think about its new settings.
@@ -36,7 +36,7 @@ impl Core {
         asker: (SessionKey, u32),
         outcome: Result<LoadedModule, String>,
     ) {
-        self.verb_ended(asker.0);
+        self.verb_ended(asker.0, asker.1);
         let module = match outcome {
             Ok(module) => module,
             Err(diagnosis) => {

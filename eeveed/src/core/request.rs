@@ -10,17 +10,17 @@ use super::{Core, Now};
 
 #[derive(Debug)]
 pub(crate) struct Request {
-    session: SessionKey,
-    number: u32,
-    deadline: Duration,
-    deadline_ms: u64,
+    pub(super) session: SessionKey,
+    pub(super) number: u32,
+    pub(super) deadline: Duration,
+    pub(super) deadline_ms: u64,
     /// The sessions that it was routed to, sorted; nobody else can answer.
-    receivers: Box<[SessionKey]>,
+    pub(super) receivers: Box<[SessionKey]>,
 }
 
 impl Request {
     /// What it takes of the bus's memory while it is open.
-    const fn size(&self) -> usize {
+    pub(super) const fn size(&self) -> usize {
         256 + self.receivers.len() * size_of::<SessionKey>()
     }
 }
@@ -29,7 +29,7 @@ impl Request {
 const REQUESTS_PER_SESSION: usize = 1024;
 
 /// The longest deadline, so that a forgotten request ends.
-const DEADLINE_MS_MAX: u64 = 10 * 60 * 1000;
+pub(super) const DEADLINE_MS_MAX: u64 = 10 * 60 * 1000;
 
 impl Core {
     pub(super) fn request(&mut self, now: Now, key: SessionKey, number: u32, request: wire::Request) {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libeevee::OperatorId;
-use libeevee::wire::{Code, Refusal};
+use libeevee::wire::{Code, Control, Refusal};
 
 use super::index::Slot;
 use super::permit::Permit;
@@ -56,23 +56,23 @@ pub(crate) struct Peer {
 /// What may still be published, and what is owed to the publisher.
 #[derive(Debug)]
 pub(crate) struct Credit {
-    messages: u64,
+    pub(super) messages: u64,
     /// Below zero after a message that was larger than what was left; its publisher cannot send half of it.
-    bytes: i64,
-    owed_messages: u64,
-    owed_bytes: u64,
-    full_messages: u64,
-    full_bytes: u64,
-    rate: Option<Rate>,
+    pub(super) bytes: i64,
+    pub(super) owed_messages: u64,
+    pub(super) owed_bytes: u64,
+    pub(super) full_messages: u64,
+    pub(super) full_bytes: u64,
+    pub(super) rate: Option<Rate>,
 }
 
 /// A token bucket: `per_second`, at most `burst` at once.
 #[derive(Debug, Clone)]
-struct Rate {
+pub(super) struct Rate {
     per_second: f64,
     burst: f64,
-    tokens: f64,
-    filled: Duration,
+    pub(super) tokens: f64,
+    pub(super) filled: Duration,
 }
 
 /// With a rate, credit is granted in portions of this time, so that a throttled publisher costs few frames.
@@ -186,8 +186,8 @@ pub(crate) struct Session {
     pub(crate) resumed: Duration,
     pub(crate) claims: Vec<String>,
     pub(crate) requests_open: usize,
-    /// Verbs that the shell carries out now.
-    pub(super) verbs_open: usize,
+    /// Verbs that the shell carries out now, by the number of their answer; without their arguments.
+    pub(super) verbs: Vec<(u32, Control)>,
     pub(crate) published: u64,
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,

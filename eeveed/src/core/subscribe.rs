@@ -21,21 +21,26 @@ pub(crate) struct Subscription {
     pub(crate) number: u32,
     pub(crate) filters: Vec<Filter>,
     /// What was asked for, without the texts of the filters.
-    asked: Subscribe,
-    queue: Queue,
-    window_messages: u64,
-    window_bytes: i64,
+    pub(super) asked: Subscribe,
+    pub(super) queue: Queue,
+    pub(super) window_messages: u64,
+    pub(super) window_bytes: i64,
     /// Whether it stands in its session's list of those that have something to deliver.
     pub(crate) listed: bool,
     pub(crate) volatile: bool,
     /// What it takes of the bus's memory without its queue; its filters stand here and in the index.
-    own_memory: usize,
+    pub(super) own_memory: usize,
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
 }
 
 /// What a subscription costs beside its filters and its queue: its own fields, its places in lists and in the index.
 const SUBSCRIPTION_BYTES: usize = 1024;
+
+/// What a subscription takes of the bus's memory without its queue.
+pub(super) fn own_memory(filters: &[Filter]) -> usize {
+    SUBSCRIPTION_BYTES + 2 * filters.iter().map(Filter::memory_bytes).sum::<usize>()
+}
 
 /// What [`Subscription::take`] took.
 #[derive(Debug, Default)]
@@ -147,7 +152,7 @@ impl Core {
             return Err(refusal(Code::Malformed, format!("overflow policy {} is unknown", asked.overflow)));
         }
         let filters = parse_filters(&asked.filters, self.limits.filter_clauses, self.limits.filter_bytes)?;
-        let own_memory = SUBSCRIPTION_BYTES + 2 * filters.iter().map(Filter::memory_bytes).sum::<usize>();
+        let own_memory = own_memory(&filters);
         self.check_memory(own_memory)?;
         let Some(session) = self.sessions.get_mut(&key) else { return Ok(()) };
         session.last_subscription = number;
@@ -176,7 +181,7 @@ impl Core {
     }
 
     /// Puts a subscription where publishes find it.
-    fn file(&mut self, slot: Slot) {
+    pub(super) fn file(&mut self, slot: Slot) {
         let subscription = &self.subscriptions[slot as usize];
         if subscription.volatile {
             self.volatile.push(slot);
@@ -269,7 +274,7 @@ impl Core {
     }
 
     /// What the subscriber asked for, within what its module file allows, or else the defaults.
-    fn bounds(&self, key: SessionKey, asked: &Subscribe) -> Bounds {
+    pub(super) fn bounds(&self, key: SessionKey, asked: &Subscribe) -> Bounds {
         let module = self.sessions.get(&key).and_then(|session| self.module_of(session));
         let queue = module.map(|module: &LoadedModule| &module.file.queue);
         let messages_max = queue.and_then(|queue| queue.messages).map_or(self.limits.queue_messages, |n| n as usize);
@@ -288,7 +293,7 @@ impl Core {
     }
 }
 
-fn parse_filters(texts: &[String], clauses_max: usize, bytes_max: usize) -> Result<Vec<Filter>, Refusal> {
+pub(super) fn parse_filters(texts: &[String], clauses_max: usize, bytes_max: usize) -> Result<Vec<Filter>, Refusal> {
     if texts.is_empty() {
         return Err(refusal(Code::BadFilter, "a subscription without a filter; '*' matches everything"));
     }
