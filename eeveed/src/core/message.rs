@@ -28,6 +28,23 @@ impl Routed {
         Self { id, frame: frame.into_boxed_slice(), document_bytes }
     }
 
+    /// One whose [`Routed::frame`] an earlier run of the bus saved; none if these bytes are no such frame.
+    pub(crate) fn from_frame(frame: Box<[u8]>) -> Option<Self> {
+        let (length, body) = frame.split_first_chunk::<4>()?;
+        if u32::from_le_bytes(*length) as usize != body.len() {
+            return None;
+        }
+        let Ok(Some(Frame { flags: 0, number: 0, content })) = Frame::decode(bytes::Bytes::copy_from_slice(body)) else {
+            return None;
+        };
+        let Content::Deliver(deliver) = content else { return None };
+        Some(Self { id: deliver.id, document_bytes: deliver.document.bytes().len(), frame })
+    }
+
+    pub(crate) fn frame(&self) -> &[u8] {
+        &self.frame
+    }
+
     /// What it costs, in bytes, as long as anybody keeps it.
     pub(crate) const fn size(&self) -> usize {
         self.frame.len() + OVERHEAD

@@ -6,6 +6,7 @@
 
 mod claim;
 mod control;
+pub(crate) mod handover;
 mod index;
 mod join;
 mod message;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use libeevee::OperatorId;
 use libeevee::wire::{Code, Control, Refusal};
+use serde::{Deserialize, Serialize};
 
 use super::index::Slot;
 use super::permit::Permit;
@@ -14,7 +15,7 @@ use super::permit::Permit;
 pub(crate) type SessionKey = u64;
 
 /// Who a session belongs to, proved by the shell before it joins.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Identity {
     Operator(OperatorId),
     /// A person or their tool.
