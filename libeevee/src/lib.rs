@@ -37,7 +37,8 @@ mod token;
 pub mod wire;
 
 pub use crate::client::{
-    Client, Connect, Event, FilterTexts, Notice, NoticeReceiver, Outgoing, Response, SubscribeBuilder, Subscription,
+    Client, Connect, Event, FilterTexts, Nack, Notice, NoticeReceiver, Outgoing, Published, Response, SubscribeBuilder,
+    Subscription,
 };
 pub use crate::diagnostic::{Diagnosis, parse_toml};
 pub use crate::error::{Error, ErrorKind};

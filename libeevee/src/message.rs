@@ -104,15 +104,30 @@ pub struct Message {
 /// What is true of one delivery of a message, not of the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
-    /// 1 for the first; more where a durable subscription delivers again.
+    /// 1 for the first; more where a durable subscription delivers again. After a crash of the bus it may be too high,
+    /// never too low.
     pub attempt: u32,
     /// How long it waited in a queue because its subscriber was away or halted.
     pub waited: Duration,
+    /// The number of the durable subscription that waits for its acknowledgement; 0 for a live one.
+    pub(crate) subscription: u32,
+}
+
+impl Delivery {
+    /// That of a live subscription, which nobody acknowledges.
+    pub const fn new(attempt: u32, waited: Duration) -> Self {
+        Self { attempt, waited, subscription: 0 }
+    }
+
+    /// Whether a durable subscription delivered it, and waits for the acknowledgement.
+    pub const fn is_durable(&self) -> bool {
+        self.subscription != 0
+    }
 }
 
 impl Default for Delivery {
     fn default() -> Self {
-        Self { attempt: 1, waited: Duration::ZERO }
+        Self::new(1, Duration::ZERO)
     }
 }
 

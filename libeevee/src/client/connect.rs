@@ -32,7 +32,7 @@ const READ_BUFFER: usize = 64 << 10;
 const ENVELOPE_BYTES_MAX: usize = 64 << 10;
 
 /// How long an id may still be held by a predecessor that is dying.
-const PREDECESSOR: Duration = Duration::from_secs(10);
+pub(super) const PREDECESSOR: Duration = Duration::from_secs(10);
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -12,10 +12,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connect::{Connect, Link};
+use super::connect::{Connect, Link, PREDECESSOR};
 use super::entry::{Flow, Item, OpenGap};
 use super::reconnect::Backoff;
-use super::shared::{Open, Phase, Shared, State, Taken, away};
+use super::shared::{Phase, Shared, State, Taken, away};
 use crate::error::{Error, ErrorKind};
 use crate::wire::{Code, Content, Frame, Text};
 
@@ -43,6 +43,8 @@ pub(super) struct Driver {
     /// What the bus said before it closes.
     pub(super) bye: Option<String>,
     connected: Instant,
+    /// Whether there was a connection before this one.
+    again: bool,
     backoff: Backoff,
 }
 
@@ -51,6 +53,8 @@ pub(super) struct Route {
     pub(super) flow: Arc<Flow>,
     /// Whether the age of its messages counts.
     pub(super) expires: bool,
+    /// Of a durable subscription, where it is known what this process holds.
+    pub(super) durable: Option<Arc<Shared>>,
     /// The gaps that were told since the last message, one of each reason.
     pub(super) gaps: Vec<OpenGap>,
 }
@@ -68,6 +72,7 @@ impl Driver {
             ended: Vec::new(),
             bye: None,
             connected: Instant::now(),
+            again: false,
             backoff: Backoff::default(),
         }
     }
@@ -119,6 +124,7 @@ impl Driver {
             match attempted {
                 Ok((link, welcome)) => {
                     self.connected = Instant::now();
+                    self.again = true;
                     self.highest = welcome.last_id;
                     self.link = link;
                     self.bye = None;
@@ -141,6 +147,11 @@ impl Driver {
                 },
             }
         }
+    }
+
+    /// Whether this connection is so new that the bus may still know the one before it.
+    pub(super) fn succeeds(&self) -> bool {
+        self.again && self.connected.elapsed() < PREDECESSOR
     }
 
     /// Reads and writes until the client is closed and all is written, or the connection is lost.
@@ -271,7 +282,7 @@ impl Shared {
             0 => Ok(()),
             count => Err(Error::new(
                 ErrorKind::Disconnected,
-                format!("closed while the bus was away: {count} messages that waited for it were not published"),
+                format!("closed while the bus was away: it has not confirmed or not seen {count} messages"),
             )),
         }
     }
@@ -289,9 +300,7 @@ impl Shared {
         };
         state.phase = Phase::Ended(why.clone());
         for (_, open) in state.open.drain() {
-            if let Open::Request(waiter) = open {
-                let _ = waiter.send(Err(why.clone()));
-            }
+            open.fail(&why);
         }
         for (_, (_, waiter)) in state.pings.drain() {
             let _ = waiter.send(Err(away(&why)));

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::held::Held;
 use crate::error::Error;
 use crate::message::Gap;
-use crate::wire::{Content, Deliver, Frame, Subscribe};
+use crate::wire::{Content, Deliver, Frame, Grant, Subscribe};
 
 /// What the driver hands over. Documents are opened on the user's side, so that the driver stays quick.
 #[derive(Debug)]
@@ -76,8 +77,10 @@ pub(super) struct Entry {
     pub(super) flow: Arc<Flow>,
     /// Waits for the bus's first Ok.
     pub(super) opened: Option<oneshot::Sender<Result<(), Error>>>,
-    /// Bytes that a message overdrew and that a new connection forgot; they come off the next grants.
-    pub(super) debt: u64,
+    /// Messages and bytes that come off the next grants, as a new connection has them in its window already.
+    debt: (u64, u64),
+    /// Of a durable one: what it delivered here.
+    pub(super) held: Option<Held>,
 }
 
 impl Entry {
@@ -91,7 +94,13 @@ impl Entry {
             granted_bytes: subscribe.window_bytes.into(),
             ..Flow::default()
         };
-        Self { subscribe, events, flow: Arc::new(flow), opened: Some(opened), debt: 0 }
+        let held = subscribe.durable.is_some().then(Held::default);
+        Self { subscribe, events, flow: Arc::new(flow), opened: Some(opened), debt: (0, 0), held }
+    }
+
+    /// The name of a durable one.
+    pub(super) fn durable(&self) -> Option<&str> {
+        self.subscribe.durable.as_deref()
     }
 
     /// Whether the age of its messages counts.
@@ -103,17 +112,47 @@ impl Entry {
         Frame::new(number, Content::Subscribe(self.subscribe.clone()))
     }
 
-    /// The frame for a new connection: its window is what is left of the old one, as what came before still waits here.
+    /// The frame for a new connection. The window of a live one is what is left of the old one, as what came before still
+    /// waits here.
+    ///
+    /// A durable one begins with its whole window: what came before comes again, at the cost of the window, and is
+    /// dropped here at once. How many may be in flight follows the window in Subscribe, so that less than all of it
+    /// would hold the subscription up for as long as the connection lasts.
     pub(super) fn again(&mut self, number: u32) -> Frame {
-        let (granted, delivered) = (self.flow.granted_bytes.load(Relaxed), self.flow.delivered_bytes.load(Relaxed));
-        if delivered > granted {
-            self.debt += delivered - granted;
-            self.flow.granted_bytes.store(delivered, Relaxed);
+        let Flow { granted_messages, granted_bytes, delivered_messages, delivered_bytes, .. } = &*self.flow;
+        let left = |granted: &AtomicU64, delivered: &AtomicU64| {
+            granted.load(Relaxed).cast_signed() - delivered.load(Relaxed).cast_signed()
+        };
+        let (messages, bytes) = (left(granted_messages, delivered_messages), left(granted_bytes, delivered_bytes));
+        if self.held.is_some() {
+            let window = (self.subscribe.window_messages, self.subscribe.window_bytes);
+            self.debt.0 += (window.0.cast_signed() - messages).max(0).cast_unsigned();
+            self.debt.1 += (window.1.cast_signed() - bytes).max(0).cast_unsigned();
+            granted_messages.store(delivered_messages.load(Relaxed) + window.0, Relaxed);
+            granted_bytes.store(delivered_bytes.load(Relaxed) + window.1, Relaxed);
+        } else {
+            if bytes < 0 {
+                self.debt.1 += bytes.unsigned_abs();
+                granted_bytes.store(delivered_bytes.load(Relaxed), Relaxed);
+            }
+            self.subscribe.window_messages = messages.max(0).cast_unsigned();
+            self.subscribe.window_bytes = bytes.max(0).cast_unsigned();
         }
-        self.subscribe.window_bytes = granted.saturating_sub(delivered);
-        self.subscribe.window_messages =
-            self.flow.granted_messages.load(Relaxed).saturating_sub(self.flow.delivered_messages.load(Relaxed));
         self.frame(number)
+    }
+
+    /// The user took so much; what is left of it to be granted.
+    pub(super) fn grant(&mut self, messages: u64, bytes: u64) -> Grant {
+        let paid = (messages.min(self.debt.0), bytes.min(self.debt.1));
+        self.debt = (self.debt.0 - paid.0, self.debt.1 - paid.1);
+        self.grant_all(messages - paid.0, bytes - paid.1)
+    }
+
+    /// So much came that nobody takes.
+    pub(super) fn grant_all(&mut self, messages: u64, bytes: u64) -> Grant {
+        self.flow.granted_messages.fetch_add(messages, Relaxed);
+        self.flow.granted_bytes.fetch_add(bytes, Relaxed);
+        Grant { messages, bytes }
     }
 
     /// It ended, and not because its user dropped it.

@@ -12,10 +12,11 @@ use super::connect::read_error;
 use super::driver::{Driver, Route};
 use super::entry::{Item, OpenGap};
 use super::notice::Notice;
+use super::publish::Published;
 use super::shared::{Open, State};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Gap, GapReason};
-use crate::wire::{Code, Content, Deliver, Frame, Refusal};
+use crate::wire::{self, Code, Content, Deliver, Frame, REPEATED, Refusal};
 
 impl Driver {
     pub(super) fn accept(&mut self, frame: Option<io::Result<BytesMut>>) -> Result<(), Error> {
@@ -46,6 +47,7 @@ impl Driver {
                     events: entry.events.clone(),
                     flow: Arc::clone(&entry.flow),
                     expires: entry.expires(),
+                    durable: entry.held.is_some().then(|| Arc::clone(&self.shared)),
                     gaps: Vec::new(),
                 }))
             }
@@ -55,7 +57,7 @@ impl Driver {
     fn deliver(&mut self, number: u32, deliver: Deliver) -> Result<(), Error> {
         self.highest = self.highest.max(deliver.id);
         // Without a subscription it was on its way while the subscription ended.
-        let Some(Route { events, flow, expires, gaps }) = self.route(number) else { return Ok(()) };
+        let Some(Route { events, flow, expires, durable, gaps }) = self.route(number) else { return Ok(()) };
         let messages = flow.delivered_messages.load(Relaxed);
         let granted = flow.granted_messages.load(Relaxed);
         if messages >= granted {
@@ -64,8 +66,13 @@ impl Driver {
         }
         // Only this task writes these.
         flow.delivered_messages.store(messages + 1, Relaxed);
-        let bytes = flow.delivered_bytes.load(Relaxed) + deliver.document.bytes().len() as u64;
-        flow.delivered_bytes.store(bytes, Relaxed);
+        let bytes = deliver.document.bytes().len() as u64;
+        flow.delivered_bytes.store(flow.delivered_bytes.load(Relaxed) + bytes, Relaxed);
+        if let Some(shared) = durable
+            && !shared.arrives(number, deliver.id, bytes)
+        {
+            return Ok(());
+        }
         flow.last_seen.store(flow.last_seen.load(Relaxed).max(deliver.id), Relaxed);
         gaps.clear();
         let came = expires.then(Instant::now);
@@ -79,7 +86,7 @@ impl Driver {
         match frame.content {
             Content::Published(published) => {
                 self.highest = self.highest.max(published.id);
-                self.shared.lock().answer(number, Content::Published(published));
+                self.shared.lock().published(number, published, frame.flags & REPEATED != 0);
             }
             content @ (Content::Response(_) | Content::Answer(_)) => self.shared.lock().answer(number, content),
             Content::Ok => self.done(number),
@@ -101,6 +108,8 @@ impl Driver {
             Content::Grant(grant) if number == 0 => {
                 let mut state = self.shared.lock();
                 state.credit.add(grant.messages, grant.bytes);
+                // The driver looks into the outbox before it waits again.
+                state.publish_retained();
                 let waiting = state.waiting > 0;
                 drop(state);
                 if waiting {
@@ -166,7 +175,23 @@ impl Driver {
     fn refused(&mut self, number: u32, refusal: Refusal) -> Result<(), Error> {
         let code = Code::from_number(refusal.code);
         let error = Error::refused(refusal);
-        let mut state = self.shared.lock();
+        let mut guard = self.shared.lock();
+        let state: &mut State = &mut guard;
+        if code == Code::BadAck {
+            // The subscription goes on: the bus only did not know, or not any more, what it was told about.
+            state.notices.refused(number, error.context(format_args!("subscription {number}")));
+            return Ok(());
+        }
+        if code == Code::AlreadyConnected
+            && self.succeeds()
+            && state.subscriptions.get(&number).is_some_and(|entry| entry.held.is_some())
+        {
+            let session = state.welcome.session;
+            drop(guard);
+            tracing::info!("subscription {number} waits until the bus gives it up: {error}");
+            tokio::spawn(Arc::clone(&self.shared).attach_later(number, session));
+            return Ok(());
+        }
         if let Some(entry) = state.subscriptions.remove(&number) {
             self.routes.remove(&number);
             if entry.opened.is_none() {
@@ -175,10 +200,13 @@ impl Driver {
             entry.fail(error.clone());
         } else {
             match state.open.remove(&number) {
-                Some(Open::Request(waiter)) => {
-                    let _ = waiter.send(Err(error.clone()));
-                }
                 Some(Open::Claim(name)) => state.claim_failed(&name, error.clone()),
+                Some(open) => {
+                    if let Open::Publish(place, _) = open {
+                        state.unanswered.remove(&place);
+                    }
+                    open.fail(&error);
+                }
                 None if code.closes() => {}
                 None => state.notices.refused(number, error.clone()),
             }
@@ -188,11 +216,28 @@ impl Driver {
 }
 
 impl State {
+    /// The answer to a confirmed publish.
+    fn published(&mut self, number: u32, answer: wire::Published, repeated: bool) {
+        let Some(Open::Publish(place, _)) = self.open.get(&number) else {
+            return self.answer(number, Content::Published(answer));
+        };
+        self.unanswered.remove(place);
+        if let Some(Open::Publish(_, waiter)) = self.open.remove(&number) {
+            let wire::Published { id, live, durable } = answer;
+            let _ = waiter.send(Ok(Published { id, live, durable, repeated }));
+        }
+    }
+
     /// Gives an answer to whoever waits for it; one that nobody waits for was given up.
     fn answer(&mut self, number: u32, content: Content) {
         match self.open.remove(&number) {
             Some(Open::Request(waiter)) => {
                 let _ = waiter.send(Ok(content));
+            }
+            Some(Open::Publish(place, waiter)) => {
+                self.unanswered.remove(&place);
+                let text = format!("the bus answered a publish with a frame of kind {}", content.kind());
+                let _ = waiter.send(Err(Error::new(ErrorKind::Wire, text)));
             }
             Some(Open::Claim(name)) => {
                 if let Some(claim) = self.claims.get_mut(&name) {

@@ -7,7 +7,9 @@
 mod connect;
 mod driver;
 mod entry;
+mod held;
 mod incoming;
+mod nack;
 mod notice;
 mod publish;
 mod reconnect;
@@ -22,15 +24,18 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 pub use self::connect::{BUS_SOCKET, BUS_SOCKET_VARIABLE, Connect};
+pub use self::nack::Nack;
 pub use self::notice::{Notice, NoticeReceiver};
-pub use self::publish::Outgoing;
+pub use self::publish::{Outgoing, Published};
 pub use self::request::Response;
 pub use self::subscription::{Event, FilterTexts, SubscribeBuilder, Subscription};
 
 use self::driver::Driver;
+pub(crate) use self::held::{Receipt, Settlement};
 use self::shared::{Phase, Shared};
 use crate::error::{Error, ErrorKind};
-use crate::wire::{CONFIRM, Content, Frame, OperatorState, Publish, Published, State, Verdict, Welcome};
+use crate::message::Message;
+use crate::wire::{CONFIRM, Content, Frame, OperatorState, Publish, State, Verdict, Welcome};
 
 /// How long a bus may take to read what was accepted before it is closed upon. Operators have 10 s to stop.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -123,18 +128,51 @@ impl Client {
     /// Publishes a document and waits until the bus has it safely: for durable subscriptions, on disk. The answer says
     /// how many subscriptions matched; "none" is the commonest first mistake.
     ///
+    /// A lost connection is no error here: what the bus has not answered is sent again on the next one, before anything
+    /// newer and in order, and the bus recognises what it had already by epoch and sequence. So it is published once, and
+    /// [`Published::repeated`] says when the first answer was lost. A future that is dropped while it waits for the
+    /// answer leaves the message on its way.
+    ///
+    /// ```no_run
+    /// # async fn example(client: libeevee::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use libeevee::{Code, Document, ErrorKind};
+    /// match client.publish_confirmed(Document::new([("type", "order")], "two coffees")?).await {
+    ///     Ok(published) => println!("{} durable subscriptions have it on disk", published.durable),
+    ///     Err(error) if error.kind() == ErrorKind::Refused(Code::Full) => println!("later: {error}"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// As [`Client::publish`]; `Refused(denied)` with the rule when `may-publish` forbids it; other refusals; and
-    /// [`ErrorKind::Disconnected`] when the connection was lost before the answer, so that nobody knows whether the bus
-    /// took it. (What was not sent yet is sent on the next connection instead.)
+    /// As [`Client::publish`]; `Refused(denied)` with the rule when `may-publish` forbids it; `Refused(full)` when a durable
+    /// subscription that rejects is full; `Refused(storage)` when the disk did not take it (live subscriptions have it then);
+    /// other refusals. [`ErrorKind::Closed`] when the client was closed before the answer, and
+    /// [`ErrorKind::Disconnected`] where it does not [reconnect](Connect::reconnect): then nobody knows whether the bus took it.
     pub async fn publish_confirmed(&self, message: impl Into<Outgoing>) -> Result<Published, Error> {
-        match self.shared.send_and_wait(frame(message.into(), CONFIRM)).await? {
-            Content::Published(published) => Ok(published),
-            other => {
-                let text = format!("the bus answered a publish with a frame of kind {}", other.kind());
-                Err(Error::new(ErrorKind::Wire, text))
-            }
-        }
+        self.shared.send_confirmed(frame(message.into(), CONFIRM)).await
+    }
+
+    /// Acknowledges a message of any durable subscription of this client; see [`Subscription::ack`].
+    ///
+    /// # Errors
+    /// As [`Subscription::ack`]; [`ErrorKind::Invalid`] also when its subscription was dropped.
+    pub fn ack(&self, message: &Message) -> Result<(), Error> {
+        self.shared.settle(message.receipt(), Settlement::Ack)
+    }
+
+    /// Gives a message of any durable subscription of this client back; see [`Subscription::nack`].
+    ///
+    /// # Errors
+    /// As [`Subscription::nack`]; [`ErrorKind::Invalid`] also when its subscription was dropped.
+    pub fn nack(&self, message: &Message, nack: Nack) -> Result<(), Error> {
+        self.shared.settle(message.receipt(), Settlement::Nack(nack))
+    }
+
+    /// Settles a message by what it is known by, unless that was done already.
+    pub(crate) fn settle_once(&self, receipt: Receipt, settlement: Settlement) -> Result<(), Error> {
+        if self.shared.holds(receipt) { self.shared.settle(receipt, settlement) } else { Ok(()) }
     }
 
     /// Subscribes to the messages that match any of the filters: await what this returns, perhaps after setting how it

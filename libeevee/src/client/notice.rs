@@ -53,11 +53,12 @@ pub enum Notice {
         /// Why; `Refused(already-connected)` names the holder.
         error: Error,
     },
-    /// Something that nobody waits for was refused: a publish without confirmation, a reply, or a subscription that was
-    /// made again after a reconnect. It is logged already, and left out where a receiver leaves many notices
+    /// Something that nobody waits for was refused: a publish without confirmation, a reply, a subscription that was
+    /// made again after a reconnect, or an acknowledgement (`Refused(bad-ack)`, which changes nothing). It is logged already, and left out where a receiver leaves many notices
     /// unread: no flood of them shall cost it another notice.
     Refused {
-        /// What [`Client::publish_with`](crate::Client::publish_with) returned; 0 where the bus names none.
+        /// What [`Client::publish_with`](crate::Client::publish_with) returned, or the subscription's; 0 where the bus
+        /// names none.
         number: u32,
         /// Why; with the rule where one refused it.
         error: Error,

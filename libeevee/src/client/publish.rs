@@ -7,7 +7,7 @@ use std::pin::pin;
 
 use tokio::sync::oneshot;
 
-use super::shared::{Open, Phase, Shared, Waiter, too_large};
+use super::shared::{Open, Phase, Shared, State, Waiter, too_large};
 use crate::error::Error;
 use crate::message::{Document, Message};
 use crate::wire::{Content, EncodedDocument, Frame};
@@ -30,10 +30,31 @@ pub struct Outgoing {
     pub cause: Option<u64>,
     /// How many answers deep the chain is that this one continues: the `hops` of its cause. The bus refuses more than 16.
     pub hops: u8,
-    /// With `sequence`, what the bus recognises a retry by; 0 and 0 where it need not.
+    /// With `sequence`, what the bus recognises a repetition by, also one of an earlier process: a program that can tell
+    /// from its source what it has published (a file and the offset in it) chooses both itself. With 0, a confirmed
+    /// publish gets an epoch and a sequence of the client's own, and others none.
     pub epoch: u64,
-    /// Increasing within an epoch.
+    /// Rising within an epoch, whose number is not 0. The bus remembers the 1,024 epochs that a source used last.
     pub sequence: u64,
+}
+
+/// The answer to a confirmed publish: the bus has it, on disk for every durable subscription that matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// The message's id; 0 for a repetition whose first id the bus does not know any more.
+    pub id: u64,
+    /// How many live subscriptions matched and were permitted; of a repetition this is not known, and is 0.
+    pub live: u32,
+    /// How many durable ones; likewise.
+    pub durable: u32,
+    /// The bus had it already, by its epoch and sequence: it was published before, and nothing was done again.
+    pub repeated: bool,
+}
+
+/// Who waits for the answer to what is sent.
+pub(super) enum Answer {
+    Any(Waiter),
+    Published(oneshot::Sender<Result<Published, Error>>),
 }
 
 impl From<Document> for Outgoing {
@@ -54,7 +75,7 @@ impl Outgoing {
 impl Shared {
     /// Numbers and queues a document's frame as soon as credit allows, and returns its number. With `answer`, the number
     /// is open until the bus answers it.
-    pub(super) async fn send(&self, mut frame: Frame, mut answer: Option<Waiter>) -> Result<u32, Error> {
+    pub(super) async fn send(&self, mut frame: Frame, mut answer: Option<Answer>) -> Result<u32, Error> {
         let bytes = document(&frame.content).map_or(0, |document| document.bytes().len() as u64);
         if let Some(number) = self.try_send(&mut frame, bytes, &mut answer, false)? {
             return Ok(number);
@@ -76,7 +97,7 @@ impl Shared {
         &self,
         frame: &mut Frame,
         bytes: u64,
-        answer: &mut Option<Waiter>,
+        answer: &mut Option<Answer>,
         my_turn: bool,
     ) -> Result<Option<u32>, Error> {
         let mut state = self.lock();
@@ -86,24 +107,54 @@ impl Shared {
         if frame_bytes(frame, bytes, max) > max {
             return Err(too_large(frame_bytes(frame, bytes, 0), max));
         }
-        let ready = matches!(state.phase, Phase::Up) && state.credit.any() && (my_turn || state.waiting == 0);
-        if !ready {
+        let first = state.retained.is_empty() && (my_turn || state.waiting == 0);
+        if !(matches!(state.phase, Phase::Up) && first && state.credit.any()) {
             return Ok(None);
         }
         frame.number = if answer.is_some() { state.number() } else { state.publish_number() };
+        if matches!(answer, Some(Answer::Published(_))) {
+            state.identify(frame);
+        }
         self.push(&mut state, frame)?;
         state.credit.take(bytes);
-        if let Some(waiter) = answer.take() {
-            state.open.insert(frame.number, Open::Request(waiter));
+        match answer.take() {
+            Some(Answer::Any(waiter)) => {
+                state.open.insert(frame.number, Open::Request(waiter));
+            }
+            Some(Answer::Published(waiter)) => {
+                let place = state.unanswered_number();
+                state.open.insert(frame.number, Open::Publish(place, waiter));
+                state.unanswered.insert(place, frame.clone());
+            }
+            None => {}
         }
         Ok(Some(frame.number))
+    }
+
+    /// Publishes and waits until the bus has it, over as many connections as that takes.
+    pub(super) async fn send_confirmed(&self, frame: Frame) -> Result<Published, Error> {
+        let (waiter, answer) = oneshot::channel();
+        self.send(frame, Some(Answer::Published(waiter))).await?;
+        answer.await.unwrap_or_else(|_| Err(Error::closed()))
     }
 
     /// Sends a document's frame and waits for what the bus answers.
     pub(super) async fn send_and_wait(&self, frame: Frame) -> Result<Content, Error> {
         let (waiter, answer) = oneshot::channel();
-        self.send(frame, Some(waiter)).await?;
+        self.send(frame, Some(Answer::Any(waiter))).await?;
         answer.await.unwrap_or_else(|_| Err(Error::closed()))
+    }
+}
+
+impl State {
+    /// What a confirmed publish is recognised by when it has to be sent a second time.
+    fn identify(&mut self, frame: &mut Frame) {
+        if let Content::Publish(publish) = &mut frame.content
+            && publish.epoch == 0
+        {
+            self.sequence += 1;
+            (publish.epoch, publish.sequence) = (self.epoch, self.sequence);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::entry::{Item, OpenGap};
 use super::notice::Notice;
 use super::publish::document;
 use super::shared::{Credit, Open, Phase, Shared, State, away};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::message::{Gap, GapReason};
 use crate::wire::{Content, Frame, Text, Welcome};
 
@@ -50,15 +50,12 @@ impl Shared {
         }
         state.phase = Phase::Away(reason.clone());
         let outbox = std::mem::take(&mut state.outbox);
-        let kept = documents(unwritten, written).into_iter().chain(documents(&outbox, 0));
-        state.retained.extend(kept);
+        state.retain(frames(unwritten, written).into_iter().chain(frames(&outbox, 0)));
         let kept: HashSet<u32> = state.retained.iter().map(|frame| frame.number).collect();
         let error = away(reason);
         for (_, open) in state.open.extract_if(|number, _| !kept.contains(number)) {
-            // Claims are made again, their waiters stand with them.
-            if let Open::Request(waiter) = open {
-                let _ = waiter.send(Err(error.clone()));
-            }
+            // Claims are made again.
+            open.fail(&error);
         }
         for (_, (_, waiter)) in state.pings.drain() {
             let _ = waiter.send(Err(error.clone()));
@@ -88,7 +85,7 @@ impl Shared {
         if let Some((_, unsaid)) = &mut state.status {
             *unsaid = true;
         }
-        publish_retained(state);
+        state.publish_retained();
         state.notices.tell(Notice::Connected(Arc::clone(&state.welcome)));
         drop(guard);
         self.credit.notify_waiters();
@@ -102,6 +99,11 @@ fn subscribe_again(state: &mut State, crashed: bool) {
     let mut frames = Vec::with_capacity(state.subscriptions.len());
     for (number, entry) in &mut state.subscriptions {
         frames.push(entry.again(*number));
+        if let Some(held) = &mut entry.held {
+            // In one write with the Subscribe: the bus reads all of it before it delivers what is not acknowledged.
+            frames.append(&mut held.unsent);
+            continue;
+        }
         let seen = entry.flow.last_seen.swap(last, Relaxed);
         if entry.opened.is_none() && (crashed || last > seen) {
             let reason = if crashed { GapReason::BusCrash } else { GapReason::Disconnected };
@@ -126,38 +128,9 @@ fn claim_again(state: &mut State) {
     }
 }
 
-fn publish_retained(state: &mut State) {
-    for frame in std::mem::take(&mut state.retained) {
-        let abandoned = match state.open.get(&frame.number) {
-            Some(Open::Request(waiter)) => waiter.is_closed(),
-            _ => false,
-        };
-        if abandoned && matches!(frame.content, Content::Request(_)) {
-            // Its requester gave up; nobody shall execute a stale order.
-            state.open.remove(&frame.number);
-            continue;
-        }
-        let bytes = document(&frame.content).map_or(0, |document| document.bytes().len() as u64);
-        let sent = if state.credit.any() {
-            state.encode(&frame)
-        } else {
-            Err(Error::new(ErrorKind::Disconnected, "the bus came back with less credit than was used; not published"))
-        };
-        match sent {
-            Ok(()) => state.credit.take(bytes),
-            Err(error) => match state.open.remove(&frame.number) {
-                Some(Open::Request(waiter)) => {
-                    let _ = waiter.send(Err(error));
-                }
-                _ => state.notices.refused(frame.number, error),
-            },
-        }
-    }
-}
-
-/// The frames with documents among `bytes` that are not wholly among the first `written`: the bus cannot have taken them,
-/// as it drops a frame that is cut off.
-fn documents(bytes: &[u8], written: usize) -> Vec<Frame> {
+/// The frames among `bytes` that are not wholly among the first `written` and that the next connection has to carry: the bus
+/// cannot have taken them, as it drops a frame that is cut off.
+fn frames(bytes: &[u8], written: usize) -> Vec<Frame> {
     let mut frames = Vec::new();
     let mut at = 0;
     while let Some(prefix) = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>) {
@@ -165,7 +138,7 @@ fn documents(bytes: &[u8], written: usize) -> Vec<Frame> {
         if end > written
             && let Some(body) = bytes.get(at + 4..end)
             && let Ok(Some(frame)) = Frame::decode(Bytes::copy_from_slice(body))
-            && document(&frame.content).is_some()
+            && (document(&frame.content).is_some() || matches!(frame.content, Content::Ack(_) | Content::Nack(_)))
         {
             frames.push(frame);
         }
@@ -175,6 +148,56 @@ fn documents(bytes: &[u8], written: usize) -> Vec<Frame> {
 }
 
 impl State {
+    /// What of a lost connection goes over the next one; `unwritten` in the order in which it was accepted.
+    fn retain(&mut self, unwritten: impl Iterator<Item = Frame>) {
+        let waited = std::mem::take(&mut self.retained);
+        let mut never_sent = Vec::new();
+        for frame in unwritten {
+            if !matches!(frame.content, Content::Ack(_) | Content::Nack(_)) {
+                never_sent.push(frame);
+            } else if let Some(entry) = self.subscriptions.get_mut(&frame.number)
+                && let Some(held) = &mut entry.held
+            {
+                held.unsent.push(frame);
+            }
+        }
+        let later: HashSet<u32> = never_sent.iter().chain(&waited).map(|frame| frame.number).collect();
+        // The bus may have these, and knows them again by epoch and sequence.
+        let sent = self.unanswered.values().filter(|frame| !later.contains(&frame.number)).cloned();
+        self.retained = sent.chain(never_sent).chain(waited).collect();
+    }
+
+    /// Sends what the last connection left, as far as credit goes; the rest when the bus grants more.
+    pub(super) fn publish_retained(&mut self) {
+        while self.credit.any()
+            && let Some(frame) = self.retained.pop_front()
+        {
+            let abandoned = match self.open.get(&frame.number) {
+                Some(Open::Request(waiter)) => waiter.is_closed(),
+                _ => false,
+            };
+            if abandoned {
+                // Its requester gave up; nobody shall execute a stale order.
+                self.open.remove(&frame.number);
+                continue;
+            }
+            let bytes = document(&frame.content).map_or(0, |document| document.bytes().len() as u64);
+            match self.encode(&frame) {
+                Ok(()) => self.credit.take(bytes),
+                // Only a bus that came back with a smaller frame limit gets here.
+                Err(error) => match self.open.remove(&frame.number) {
+                    Some(open) => {
+                        if let Open::Publish(place, _) = open {
+                            self.unanswered.remove(&place);
+                        }
+                        open.fail(&error);
+                    }
+                    None => self.notices.refused(frame.number, error),
+                },
+            }
+        }
+    }
+
     /// Sends the Claim of a name that stands among the claims.
     pub(super) fn send_claim(&mut self, name: &str) {
         let number = self.number();
@@ -202,7 +225,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::message::Document;
-    use crate::wire::{Publish, Value};
+    use crate::wire::{Ack, Publish, Value};
 
     #[test]
     fn the_first_attempt_is_at_once_and_the_later_ones_are_bounded() {
@@ -219,22 +242,22 @@ mod tests {
     }
 
     #[test]
-    fn documents_that_cannot_have_arrived_are_kept() {
+    fn what_cannot_have_arrived_is_kept() {
         let publish = |number: u32| {
             let document = (&Document::new([("n", number.to_string())], "x").unwrap()).into();
             let content = Content::Publish(Publish { cause: None, hops: 0, epoch: 0, sequence: 0, document });
             Frame::new(number, content)
         };
-        let frames =
-            [publish(1), Frame::new(0, Content::Ping(Value { value: 1 })), publish(2), publish(3)].map(|f| f.encode());
-        let bytes = frames.concat();
-        let numbers = |written| documents(&bytes, written).iter().map(|frame| frame.number).collect::<Vec<_>>();
+        let ack = Frame::new(3, Content::Ack(Ack { id: 1 }));
+        let all = [publish(1), Frame::new(0, Content::Ping(Value { value: 1 })), publish(2), ack].map(|f| f.encode());
+        let bytes = all.concat();
+        let numbers = |written| frames(&bytes, written).iter().map(|frame| frame.number).collect::<Vec<_>>();
         assert_eq!(numbers(0), [1, 2, 3]);
-        assert_eq!(numbers(frames[0].len() - 1), [1, 2, 3]);
-        assert_eq!(numbers(frames[0].len()), [2, 3]);
-        let second = frames[0].len() + frames[1].len();
-        assert_eq!(numbers(second + frames[2].len() - 1), [2, 3]);
-        assert_eq!(numbers(second + frames[2].len()), [3]);
+        assert_eq!(numbers(all[0].len() - 1), [1, 2, 3]);
+        assert_eq!(numbers(all[0].len()), [2, 3]);
+        let second = all[0].len() + all[1].len();
+        assert_eq!(numbers(second + all[2].len() - 1), [2, 3]);
+        assert_eq!(numbers(second + all[2].len()), [3]);
         assert_eq!(numbers(bytes.len()), [0; 0]);
     }
 }

@@ -4,7 +4,7 @@
 //! One lock keeps it, never held across an await and never while anything is read or written. A handle encodes its frame
 //! straight into the outbox; the driver takes the outbox whole, so that what was queued together is one write.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::entry::Entry;
 use super::notice::Notices;
+use super::publish::Published;
 use crate::error::{Error, ErrorKind};
 use crate::wire::{Content, Frame, State as Status, Value, Welcome};
 
@@ -90,8 +91,21 @@ impl Credit {
 /// Who waits for an answer.
 pub(super) enum Open {
     Request(Waiter),
+    /// A confirmed publish, which stands under this number of its own among the unanswered.
+    Publish(u64, oneshot::Sender<Result<Published, Error>>),
     /// A claim, whose own waiters stand with it: it is made again with every connection.
     Claim(String),
+}
+
+impl Open {
+    /// It will not be answered any more. A claim stands with its own waiters.
+    pub(super) fn fail(self, error: &Error) {
+        match self {
+            Self::Request(waiter) => drop(waiter.send(Err(error.clone()))),
+            Self::Publish(_, waiter) => drop(waiter.send(Err(error.clone()))),
+            Self::Claim(_) => {}
+        }
+    }
 }
 
 /// A claimed name, or one that is to be.
@@ -109,9 +123,18 @@ pub(super) struct State {
     pub(super) given_up: Option<Error>,
     /// Whole frames that the driver has not taken yet.
     pub(super) outbox: Vec<u8>,
-    /// Documents that were accepted and not written to their last byte when the connection was lost; they go out with
-    /// the next one. Credit bounds them.
-    pub(super) retained: Vec<Frame>,
+    /// Documents that were accepted and go out with the next connection, as soon as its credit allows and before
+    /// anything newer: what was not written to its last byte when the connection was lost, and the confirmed ones among
+    /// the rest. The credit that they were accepted with bounds them.
+    pub(super) retained: VecDeque<Frame>,
+    /// Confirmed publishes that the bus has not answered, in the order in which they were accepted. Credit bounds them,
+    /// as the bus gives theirs back when it has taken them.
+    pub(super) unanswered: BTreeMap<u64, Frame>,
+    next_unanswered: u64,
+    /// What the bus recognises this client's confirmed publishes by when they come a second time.
+    pub(super) epoch: u64,
+    /// The last sequence that was used in this epoch.
+    pub(super) sequence: u64,
     /// What this operator last said of itself; `true` while it is to be written.
     pub(super) status: Option<(Status, bool)>,
     pub(super) credit: Credit,
@@ -154,7 +177,12 @@ impl Shared {
                 given_up: None,
                 welcome,
                 outbox: Vec::new(),
-                retained: Vec::new(),
+                retained: VecDeque::new(),
+                unanswered: BTreeMap::new(),
+                next_unanswered: 0,
+                // Half of the numbers are enough, and fit where integers have a sign.
+                epoch: fastrand::u64(1..=i64::MAX.cast_unsigned()),
+                sequence: 0,
                 status: None,
                 credit,
                 waiting: 0,
@@ -230,7 +258,9 @@ impl Shared {
             }
             return Taken::Bytes;
         }
-        if matches!(state.phase, Phase::Closing) { Taken::Close } else { Taken::Nothing }
+        // What waits for credit was accepted, too.
+        let done = matches!(state.phase, Phase::Closing) && state.retained.is_empty();
+        if done { Taken::Close } else { Taken::Nothing }
     }
 
     /// No more is accepted; the driver writes what was, says goodbye and ends.
@@ -288,6 +318,17 @@ impl State {
         }
         self.next_subscription = number + 1;
         Ok(number)
+    }
+
+    /// The place of a confirmed publish among the unanswered.
+    pub(super) fn unanswered_number(&mut self) -> u64 {
+        self.next_unanswered += 1;
+        self.next_unanswered
+    }
+
+    /// The number of the subscription that is attached to a durable one.
+    pub(super) fn attached(&self, durable: &str) -> Option<u32> {
+        self.subscriptions.iter().find(|(_, entry)| entry.durable() == Some(durable)).map(|(number, _)| *number)
     }
 
     /// A number for a publish that is answered only if it is refused.

@@ -7,7 +7,6 @@
 use std::future::{IntoFuture, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,17 +15,22 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::entry::{Entry, Item};
+use super::held::{Receipt, Settlement};
+use super::nack::{Nack, check_durable_name};
 use super::shared::{Phase, Shared, State};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Delivery, Gap, GapReason, Message, Timestamp};
 use crate::wire::limits::SUBSCRIPTION_FILTERS_MAX;
-use crate::wire::{Content, Deliver, Frame, Grant, Overflow, Subscribe};
+use crate::wire::{Content, Deliver, Frame, Overflow, Subscribe};
 
 /// The default window in messages: enough that the bus never waits for a grant of a subscriber that keeps up.
 const WINDOW_MESSAGES: u64 = 256;
 
 /// The default window in bytes of documents.
 const WINDOW_BYTES: u64 = 1 << 20;
+
+/// The default window of a durable subscription in messages: as many as the bus has in flight by default.
+const WINDOW_DURABLE: u64 = 100;
 
 /// "No window" would overflow the sum of what was granted; this is one.
 const WINDOW_MAX: u64 = 1 << 40;
@@ -105,6 +109,7 @@ impl Event {
 pub struct SubscribeBuilder {
     shared: Arc<Shared>,
     subscribe: Subscribe,
+    window: Option<(u64, u64)>,
 }
 
 impl SubscribeBuilder {
@@ -119,18 +124,57 @@ impl SubscribeBuilder {
             window_bytes: WINDOW_BYTES,
             durable: None,
         };
-        Self { shared, subscribe }
+        Self { shared, subscribe, window: None }
+    }
+
+    /// Makes it durable: it belongs to this operator or person under this name (`[a-z0-9][a-z0-9._-]{0,63}`), keeps what
+    /// it has on the disk of the bus, and collects also while nobody is attached to it, over restarts of everything. It
+    /// ends by `eeveectl queue forget`, not when the [`Subscription`] is dropped.
+    ///
+    /// Each message has to be acknowledged by [`Subscription::ack`] or given back by [`Subscription::nack`]; else it
+    /// comes again, with [`attempt`](crate::Delivery::attempt) above 1: after 30 s, or to the next session that attaches. After 20
+    /// attempts it becomes a dead letter. At most 100 are in flight, or as many as [`window`](Self::window) says if that
+    /// is less; with a window of 1 message order is strict.
+    ///
+    /// The subscription has the filters and bounds of whoever subscribed last.
+    ///
+    /// ```no_run
+    /// # async fn example(client: libeevee::Client) -> Result<(), libeevee::Error> {
+    /// use libeevee::{Event, Nack};
+    /// # async fn send(message: &libeevee::Message) -> Result<(), std::io::Error> { Ok(()) }
+    /// let mut orders = client.subscribe("type=order").durable("orders").await?;
+    /// while let Some(event) = orders.next().await {
+    ///     let Event::Message(message) = event else { continue };
+    ///     match send(&message).await {
+    ///         Ok(()) => orders.ack(&message)?,
+    ///         Err(error) => orders.nack(&message, Nack::again(error.to_string()))?,
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When awaited: [`ErrorKind::Invalid`] for a name outside the grammar, for [`Overflow::Disconnect`], and for a name
+    /// that this client is subscribed to already; `Refused(already-connected)` when another session is;
+    /// `Refused(storage)` when the bus cannot write it.
+    pub fn durable(mut self, name: impl Into<String>) -> Self {
+        self.subscribe.durable = Some(name.into());
+        self
     }
 
     /// What the bus does when this subscription's queue is full; by default the oldest messages make room. The loss is
     /// told as an [`Event::Gap`].
+    ///
+    /// What makes room in a durable subscription becomes a dead letter. There [`Overflow::Reject`] is possible, too: whoever
+    /// publishes what it matches gets `Refused(full)`, nobody gets the message, and this is its way to say "later".
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.subscribe.overflow = overflow as u8;
         self
     }
 
     /// How much may wait in the bus's queue for this subscription, in messages and in bytes of documents; 0 is the bus's
-    /// default, 1,000 messages and 8 MiB unless configured.
+    /// default: 1,000 messages and 8 MiB unless configured, for a durable one 100,000 messages and 256 MiB.
     pub fn queue(mut self, messages: u32, bytes: u64) -> Self {
         self.subscribe.queue_messages = messages;
         self.subscribe.queue_bytes = bytes;
@@ -140,23 +184,26 @@ impl SubscribeBuilder {
     /// What waited longer, in the bus's queue or then here, is told as a gap with reason `expired` instead of being
     /// delivered; in whole milliseconds, at least one.
     ///
-    /// Each of the two waits has this limit, so that a message is at most twice as old.
+    /// Each of the two waits has this limit, so that a message is at most twice as old. In a durable subscription it becomes
+    /// a dead letter.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.subscribe.max_age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX).max(1);
         self
     }
 
     /// How much may be delivered here and not yet taken from the [`Subscription`]: by default 256 messages and 1 MiB of
-    /// documents. At least 1 each; one message may go beyond the bytes.
+    /// documents, for a durable one 100 messages. At least 1 each; one message may go beyond the bytes.
+    ///
+    /// Of a durable subscription no more messages than this are in flight: delivered, and neither acknowledged nor given
+    /// back.
     pub fn window(mut self, messages: u64, bytes: u64) -> Self {
-        self.subscribe.window_messages = messages.clamp(1, WINDOW_MAX);
-        self.subscribe.window_bytes = bytes.clamp(1, WINDOW_MAX);
+        self.window = Some((messages.clamp(1, WINDOW_MAX), bytes.clamp(1, WINDOW_MAX)));
         self
     }
 
-    async fn open(self) -> Result<Subscription, Error> {
-        let Self { shared, subscribe } = self;
-        let filters = subscribe.filters.len();
+    /// What can be known to be wrong without the bus.
+    fn check(&self) -> Result<(), Error> {
+        let filters = self.subscribe.filters.len();
         if filters == 0 {
             return Err(Error::new(ErrorKind::Invalid, "a subscription needs a filter; `*` matches every message"));
         }
@@ -167,7 +214,34 @@ impl SubscribeBuilder {
             )
             .limited(SUBSCRIPTION_FILTERS_MAX as u64, filters as u64));
         }
-        let (window_messages, window_bytes) = (subscribe.window_messages, subscribe.window_bytes);
+        let overflow = Overflow::from_number(self.subscribe.overflow);
+        match &self.subscribe.durable {
+            Some(name) => {
+                check_durable_name(name)?;
+                if overflow == Some(Overflow::Disconnect) {
+                    let text = format!(
+                        "durable subscription {name:?} cannot disconnect when it is full: drop-oldest and drop-newest \
+                         make dead letters, reject refuses the publisher"
+                    );
+                    return Err(Error::new(ErrorKind::Invalid, text));
+                }
+            }
+            None if overflow == Some(Overflow::Reject) => {
+                let text = "only a durable subscription can reject when it is full: name it, or choose another policy";
+                return Err(Error::new(ErrorKind::Invalid, text));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    async fn open(self) -> Result<Subscription, Error> {
+        self.check()?;
+        let Self { shared, mut subscribe, window } = self;
+        let durable = subscribe.durable.clone();
+        let default = if durable.is_some() { WINDOW_DURABLE } else { WINDOW_MESSAGES };
+        let (window_messages, window_bytes) = window.unwrap_or((default, WINDOW_BYTES));
+        (subscribe.window_messages, subscribe.window_bytes) = (window_messages, window_bytes);
         let age_max = (subscribe.max_age_ms > 0).then(|| Duration::from_millis(subscribe.max_age_ms));
         #[allow(
             clippy::disallowed_methods,
@@ -178,6 +252,13 @@ impl SubscribeBuilder {
         let number = {
             let mut state = shared.lock();
             state.accepting()?;
+            if let Some(name) = &durable
+                && let Some(number) = state.attached(name)
+            {
+                let text =
+                    format!("this client is subscribed to durable subscription {name:?} already, as number {number}");
+                return Err(Error::new(ErrorKind::Invalid, text));
+            }
             let number = state.subscription_number()?;
             let entry = Entry::new(subscribe, sender, opened);
             if matches!(state.phase, Phase::Up) {
@@ -188,6 +269,7 @@ impl SubscribeBuilder {
         };
         let subscription = Subscription {
             number,
+            durable,
             events,
             ahead: None,
             age_max,
@@ -216,9 +298,15 @@ impl IntoFuture for SubscribeBuilder {
 /// It outlives a lost connection: the client subscribes again, and tells what may have been lost meanwhile as a gap.
 /// Dropping it unsubscribes. What is not taken from it fills its window, then its queue in the bus, and then becomes a
 /// gap; nobody else waits for it.
+///
+/// A durable one loses nothing over a lost connection, so there is no gap for that. What was taken from it is in hand
+/// until it is acknowledged or given back, and is not handed out a second time before: one that its program forgets
+/// becomes a dead letter after all its attempts. Dropping the subscription only detaches this session, and all that was
+/// not acknowledged comes again to the next one.
 #[derive(Debug)]
 pub struct Subscription {
     number: u32,
+    durable: Option<String>,
     events: mpsc::UnboundedReceiver<Item>,
     /// Taken out of `events` to see whether it has expired, too.
     ahead: Option<Item>,
@@ -255,6 +343,40 @@ impl Subscription {
         self.number
     }
 
+    /// The name, where it is durable.
+    pub fn durable(&self) -> Option<&str> {
+        self.durable.as_deref()
+    }
+
+    /// The message is dealt with, and will not come again. Goes out at once, or right behind the next connection's
+    /// Subscribe while the bus is away. A second time, and for a live subscription, it does nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a message that another subscription delivered, or that was given back;
+    /// [`ErrorKind::Closed`].
+    pub fn ack(&self, message: &Message) -> Result<(), Error> {
+        self.shared.settle(self.receipt(message)?, Settlement::Ack)
+    }
+
+    /// The message is not dealt with: it comes again, or becomes a dead letter, as [`Nack`] says. For a live subscription
+    /// it does nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a message that another subscription delivered, or that was acknowledged or given back
+    /// before; [`ErrorKind::Closed`].
+    pub fn nack(&self, message: &Message, nack: Nack) -> Result<(), Error> {
+        self.shared.settle(self.receipt(message)?, Settlement::Nack(nack))
+    }
+
+    fn receipt(&self, message: &Message) -> Result<Receipt, Error> {
+        let (came_by, wanted) = (message.delivery.subscription, if self.durable.is_some() { self.number } else { 0 });
+        if came_by != wanted {
+            let text = format!("message {} was not delivered by subscription {}", message.id, self.number);
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        Ok(message.receipt())
+    }
+
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         match self.ahead.take() {
             Some(item) => Poll::Ready(self.take(item)),
@@ -269,7 +391,11 @@ impl Subscription {
             }
             Item::Message(deliver, _) => {
                 self.consumed(&deliver);
-                Some(Event::Message(message(deliver)))
+                let mut message = message(deliver);
+                if self.durable.is_some() {
+                    message.delivery.subscription = self.number;
+                }
+                Some(Event::Message(message))
             }
             Item::Gap(gap) => gap.close().map(Event::Gap),
             Item::Failed(error) => {
@@ -300,11 +426,13 @@ impl Subscription {
     /// The gap in place of an expired message and of those behind it that have expired, too.
     fn take_expired(&mut self, first: &Deliver) -> Gap {
         self.consumed(first);
+        self.bury(first);
         let mut gap = Gap { first: first.id, last: first.id, count: Some(1), reason: GapReason::Expired };
         while let Ok(item) = self.events.try_recv() {
             match item {
                 Item::Message(deliver, came) if self.has_expired(&deliver, came) => {
                     self.consumed(&deliver);
+                    self.bury(&deliver);
                     gap.last = deliver.id;
                     gap.count = gap.count.map(|count| count + 1);
                 }
@@ -315,6 +443,18 @@ impl Subscription {
             }
         }
         gap
+    }
+
+    /// What expired here is a dead letter of its durable subscription, as what expires in the bus.
+    fn bury(&self, deliver: &Deliver) {
+        if self.durable.is_none() {
+            return;
+        }
+        let age_max = self.age_max.unwrap_or_default();
+        let nack = Nack::dead(format!("expired: it waited in the subscriber for longer than max-age, {age_max:?}"));
+        // While the client is ended there is nobody to tell.
+        let receipt = Receipt { subscription: self.number, id: deliver.id };
+        let _ = self.shared.settle(receipt, Settlement::Nack(nack));
     }
 }
 
@@ -349,7 +489,7 @@ fn message(deliver: Deliver) -> Message {
         hops: deliver.hops,
         document: deliver.document.decode(),
         reply_address: deliver.reply_address,
-        delivery: Delivery { attempt: deliver.attempt, waited: Duration::from_millis(deliver.waited_ms) },
+        delivery: Delivery::new(deliver.attempt, Duration::from_millis(deliver.waited_ms)),
     }
 }
 
@@ -359,15 +499,11 @@ impl Shared {
         let mut guard = self.lock();
         let state: &mut State = &mut guard;
         let Some(entry) = state.subscriptions.get_mut(&number) else { return };
-        let paid = bytes.min(entry.debt);
-        entry.debt -= paid;
-        let bytes = bytes - paid;
-        entry.flow.granted_messages.fetch_add(messages, Relaxed);
-        entry.flow.granted_bytes.fetch_add(bytes, Relaxed);
-        // While the bus is away the next Subscribe says it.
-        if matches!(state.phase, Phase::Up) {
+        let grant = entry.grant(messages, bytes);
+        // While the bus is away the next Subscribe says it. All of it may go against what the window has already.
+        if matches!(state.phase, Phase::Up) && (grant.messages, grant.bytes) != (0, 0) {
             // A Grant fits into any frame.
-            let _ = self.push(state, &Frame::new(number, Content::Grant(Grant { messages, bytes })));
+            let _ = self.push(state, &Frame::new(number, Content::Grant(grant)));
         }
     }
 }

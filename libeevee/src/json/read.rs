@@ -96,10 +96,7 @@ fn line(raw: RawLine) -> Result<Line, String> {
         hops: hops.unwrap_or_default(),
         document: Document { headers, body: body.unwrap_or_default() },
         reply_address: None,
-        delivery: Delivery {
-            attempt: attempt.unwrap_or(1),
-            waited: Duration::from_millis(waited_ms.unwrap_or_default()),
-        },
+        delivery: Delivery::new(attempt.unwrap_or(1), Duration::from_millis(waited_ms.unwrap_or_default())),
     }))
 }
 

@@ -31,7 +31,7 @@ fn the_lines_of_the_contract() {
     late.cause = Some(4700);
     late.hops = 3;
     late.document.body = vec![0xff, 0, 0x80].into();
-    late.delivery = Delivery { attempt: 2, waited: Duration::from_micros(5_120_999) };
+    late.delivery = Delivery::new(2, Duration::from_micros(5_120_999));
     let line = r##"{"id":4711,"source":"irc","timestamp":"2026-11-22T15:00:00.123456789Z","hops":3,"cause":4700,"headers":{"type":"chat.message","channel":"#general"},"body_base64":"/wCA","attempt":2,"waited_ms":5120}"##;
     assert_eq!(to_line(&late), line);
     late.delivery.waited = Duration::from_micros(999);
@@ -202,7 +202,7 @@ fn messages() -> impl Strategy<Value = Message> {
     let envelope = (0_u64..1 << 53, "[a-z/]{0,8}", any::<u64>(), any::<Option<u64>>(), any::<u8>());
     (envelope, document(), 1_u32.., any::<u32>()).prop_map(|(envelope, document, attempt, waited_ms)| {
         let (id, source, timestamp, cause, hops) = envelope;
-        let delivery = Delivery { attempt, waited: Duration::from_millis(waited_ms.into()) };
+        let delivery = Delivery::new(attempt, Duration::from_millis(waited_ms.into()));
         Message { id, source, timestamp: Timestamp(timestamp), cause, hops, document, reply_address: None, delivery }
     })
 }
@@ -237,7 +237,7 @@ proptest! {
     }
 
     #[test]
-    fn gaps_come_back(first in any::<u64>(), last in any::<u64>(), count in any::<Option<u64>>(), code in 1_u8..=6) {
+    fn gaps_come_back(first in any::<u64>(), last in any::<u64>(), count in any::<Option<u64>>(), code in 1_u8..=7) {
         let (first, last) = (first.min(last), first.max(last));
         let gap = Gap { first, last, count, reason: GapReason::from_code(code).unwrap() };
         prop_assert_eq!(parse_line(1, gap_line(&gap).as_bytes()), Ok(Line::Gap(gap)));

@@ -1,5 +1,6 @@
 //! Operators that answer commands: a list of handlers, and a loop that runs them.
 
+use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
@@ -14,19 +15,26 @@ use tokio::task::JoinSet;
 use super::run::{About, run_about};
 use super::{Event, Failure, Operator, OperatorSubscribe};
 use crate::chat::{self, key, kind};
-use crate::client::{FilterTexts, Outgoing};
-use crate::error::Error;
+use crate::client::{FilterTexts, Nack, Outgoing, Settlement};
+use crate::error::{Error, ErrorKind};
 use crate::exit::Exit;
 use crate::filter::Filter;
 use crate::message::{Document, Message};
 use crate::settings::{NoSettings, Settings};
+use crate::wire::Code;
 use crate::wire::limits::SUBSCRIPTION_FILTERS_MAX;
 
-/// Nobody executes an order that is older: whoever gave it has stopped waiting.
+/// Nobody executes an order that is older: whoever gave it has stopped waiting. It becomes a dead letter.
 pub const COMMAND_AGE_MAX: Duration = Duration::from_secs(300);
 
 /// Handlers that run at the same time, unless [`Commands::concurrency`] says otherwise.
 const CONCURRENCY: usize = 16;
+
+/// The durable subscription of the commands. The bus keeps what waits for an operator under this name, so it never changes.
+const DURABLE: &str = "commands";
+
+/// The window in bytes of documents; that in messages is how many handlers may run.
+const WINDOW_BYTES: u64 = 1 << 20;
 
 /// The route of commands; the others are those of [`Commands::on`], from 1.
 const COMMANDS: usize = 0;
@@ -36,21 +44,42 @@ type Handler<S> = Rc<dyn Fn(Command<S>) -> Pin<Box<dyn Future<Output = Result<()
 /// The commands of an operator, and what else it reacts to; filled in by the function given to [`run`] or [`run_with`].
 ///
 /// Handlers run side by side, at most 16 of them, in one thread. One that fails or panics is logged; the others go on.
+///
+/// Commands come from a durable subscription: they wait while the operator is stopped, halted, crashed or restarting, for up
+/// to 5 minutes ([`COMMAND_AGE_MAX`]). One is acknowledged when its handler returned `Ok`. When it returned an error or
+/// panicked, the command comes again, after 1 s that doubles each time up to 30 s, unless another attempt cannot do
+/// better (the answer is too large, or `may-publish` forbids it): then it becomes a dead letter at once, with the error's text.
+/// A handler that has answered and then dies is run a second time; [`Message::delivery`] says so.
 pub struct Commands<S: Settings> {
     commands: Vec<(String, Handler<S>)>,
-    others: Vec<(FilterTexts, Handler<S>)>,
+    others: Vec<Other<S>>,
     concurrency: usize,
+    live: bool,
     about: About,
+}
+
+/// What else it reacts to.
+struct Other<S: Settings> {
+    filters: FilterTexts,
+    durable: Option<String>,
+    handler: Handler<S>,
 }
 
 impl<S: Settings> Commands<S> {
     pub(super) fn new() -> Self {
-        Self { commands: Vec::new(), others: Vec::new(), concurrency: CONCURRENCY, about: About::default() }
+        Self {
+            commands: Vec::new(),
+            others: Vec::new(),
+            concurrency: CONCURRENCY,
+            live: false,
+            about: About::default(),
+        }
     }
 
     /// Answers a command: what people say as `!name ...`, on every network. The name is in lower case, without prefix.
     ///
-    /// Orders that waited for more than 5 minutes, because the operator was halted or slow, are dropped.
+    /// One that waited for more than 5 minutes, because the operator was away, halted or slow, is not executed: it becomes a
+    /// dead letter, and the log says so.
     pub fn command(
         mut self,
         name: impl Into<String>,
@@ -60,13 +89,44 @@ impl<S: Settings> Commands<S> {
         self
     }
 
-    /// Reacts to messages that match a filter, or any of several.
+    /// Reacts to messages that match a filter, or any of several, while it is there: each at most once.
     pub fn on(
         mut self,
         filters: impl Into<FilterTexts>,
         handler: impl AsyncFn(Command<S>) -> Result<(), Error> + 'static,
     ) -> Self {
-        self.others.push((filters.into(), boxed(handler)));
+        self.others.push(Other { filters: filters.into(), durable: None, handler: boxed(handler) });
+        self
+    }
+
+    /// The same from a durable subscription of this name, for what must not be missed: it waits while the operator is away,
+    /// for up to 7 days unless configured, and is acknowledged as a command is. Choose the name once, as what waits
+    /// under another one stays there; `commands` and `commands-2` and so on are those of the commands.
+    ///
+    /// ```no_run
+    /// fn main() -> libeevee::Exit {
+    ///     libeevee::operator::run(|op| {
+    ///         op.on_durable("mail", "type=mail", async |mail| {
+    ///             println!("{}: {:?}, attempt {}", mail.user(), mail.text(), mail.delivery.attempt);
+    ///             Ok(())
+    ///         })
+    ///     })
+    /// }
+    /// ```
+    pub fn on_durable(
+        mut self,
+        name: impl Into<String>,
+        filters: impl Into<FilterTexts>,
+        handler: impl AsyncFn(Command<S>) -> Result<(), Error> + 'static,
+    ) -> Self {
+        self.others.push(Other { filters: filters.into(), durable: Some(name.into()), handler: boxed(handler) });
+        self
+    }
+
+    /// Commands only while it is there: what is said while the operator is away is never answered, and each command is
+    /// executed at most once. For answers that nobody wants a minute later.
+    pub fn live(mut self) -> Self {
+        self.live = true;
         self
     }
 
@@ -128,13 +188,24 @@ pub fn run_with<S: Settings>(setup: impl FnOnce(Commands<S>) -> Commands<S>) -> 
 }
 
 pub(super) async fn serve_commands<S: Settings>(op: &Operator<S>, commands: Commands<S>) -> Result<(), Failure> {
-    let Commands { commands, others, concurrency, about: _ } = commands;
-    let handlers: Vec<&Handler<S>> = others.iter().map(|(_, handler)| handler).collect();
-    for filters in command_filters(&commands)?.chunks(SUBSCRIPTION_FILTERS_MAX) {
-        subscribe(op, filters, COMMANDS).max_age(COMMAND_AGE_MAX).await?;
+    let Commands { commands, others, concurrency, live, about: _ } = commands;
+    // No more than what has a handler at once: what waits, waits in the bus.
+    let window = concurrency as u64;
+    for (at, filters) in command_filters(&commands)?.chunks(SUBSCRIPTION_FILTERS_MAX).enumerate() {
+        let subscription = subscribe(op, filters, COMMANDS).max_age(COMMAND_AGE_MAX);
+        if live {
+            subscription.await?;
+        } else {
+            let name = if at == 0 { DURABLE.to_owned() } else { format!("{DURABLE}-{}", at + 1) };
+            subscription.durable(name).window(window, WINDOW_BYTES).await?;
+        }
     }
-    for (at, (filters, _)) in others.iter().enumerate() {
-        subscribe(op, filters.clone(), at + 1).await?;
+    for (at, other) in others.iter().enumerate() {
+        let subscription = subscribe(op, other.filters.clone(), at + 1);
+        match &other.durable {
+            Some(name) => subscription.durable(name).window(window, WINDOW_BYTES).await?,
+            None => subscription.await?,
+        };
     }
     let names: Vec<&str> = commands.iter().map(|(name, _)| name.as_str()).collect();
     op.ready(&if names.is_empty() { "ready".to_owned() } else { format!("commands: {}", names.join(", ")) }).await;
@@ -149,7 +220,7 @@ pub(super) async fn serve_commands<S: Settings>(op: &Operator<S>, commands: Comm
         match event {
             Event::Message(message) => {
                 let handler = match route.checked_sub(1) {
-                    Some(other) => handlers.get(other).copied(),
+                    Some(other) => others.get(other).map(|other| &other.handler),
                     None => {
                         let name = message.header(key::COMMAND).unwrap_or_default();
                         commands.iter().find(|(known, _)| known == name).map(|(_, handler)| handler)
@@ -197,16 +268,43 @@ fn command_filters<S: Settings>(commands: &[(String, Handler<S>)]) -> Result<Vec
 /// One message through its handler. A panic is this message's misfortune alone.
 async fn handle<S: Settings>(op: Operator<S>, handler: Handler<S>, message: Message) {
     let _in_hand = op.in_hand();
-    let (id, settings) = (message.id, op.settings());
+    let (id, receipt, settings, client) = (message.id, message.receipt(), op.settings(), op.client().clone());
     let name = message.header(key::COMMAND).unwrap_or_default().to_owned();
     let command = Command { message, settings, op };
     let handled = AssertUnwindSafe(async move { handler(command).await }).catch_unwind().await;
-    match handled {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(eevee.message = id, command = name, "message {id} was not answered: {error}"),
-        // The hook for panics has logged what and where.
-        Err(_) => tracing::error!(eevee.message = id, command = name, "the handler of message {id} panicked"),
+    let settlement = match handled {
+        Ok(Ok(())) => Settlement::Ack,
+        Ok(Err(error)) => {
+            tracing::warn!(eevee.message = id, command = name, "message {id} was not answered: {error}");
+            let text = error.to_string();
+            Settlement::Nack(if is_final(&error) { Nack::dead(text) } else { Nack::again(text) })
+        }
+        Err(panic) => {
+            // The hook for panics has logged what and where.
+            tracing::error!(eevee.message = id, command = name, "the handler of message {id} panicked");
+            Settlement::Nack(Nack::again(format!("panic: {}", panic_text(&*panic))))
+        }
+    };
+    // A handler may have said itself what becomes of it.
+    if let Err(error) = client.settle_once(receipt, settlement) {
+        tracing::warn!(eevee.message = id, command = name, "message {id} will come again: {error}");
     }
+}
+
+/// Whether a handler that fails with this fails with it every time.
+fn is_final(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Invalid | ErrorKind::TooLarge => true,
+        ErrorKind::Refused(code) => {
+            matches!(code, Code::Denied | Code::Loop | Code::BadHeader | Code::DuplicateHeader)
+        }
+        _ => false,
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of an unknown kind")
 }
 
 /// A message that a handler shall act on. It is a [`Message`], too.
@@ -245,8 +343,12 @@ impl<S: Settings> Command<S> {
     /// Answers where it was said: on the same network, in the same channel. Nothing is added to the text. The answer to a
     /// request goes to whoever asked.
     ///
+    /// The answer to what a durable subscription delivered is [confirmed](crate::Client::publish_confirmed), so that
+    /// nothing is acknowledged whose answer could still be lost.
+    ///
     /// # Errors
-    /// As [`Client::publish`](crate::Client::publish); for a message that is neither from a chat nor a request.
+    /// As [`Client::publish_confirmed`](crate::Client::publish_confirmed); for a message that is neither from a chat nor a
+    /// request.
     pub async fn reply(&self, text: impl AsRef<str>) -> Result<(), Error> {
         if self.message.reply_address.is_some() {
             let document = Document { body: text.as_ref().to_owned().into(), ..Document::default() };
@@ -256,12 +358,44 @@ impl<S: Settings> Command<S> {
         self.publish(document).await
     }
 
-    /// Publishes any document as an answer to this message: with it as the cause, so that loops end.
+    /// Publishes any document as an answer to this message: with it as the cause, so that loops end. Confirmed, as
+    /// [`reply`](Self::reply) is.
     ///
     /// # Errors
-    /// As [`Client::publish`](crate::Client::publish).
+    /// As [`Client::publish_confirmed`](crate::Client::publish_confirmed).
     pub async fn publish(&self, document: Document) -> Result<(), Error> {
-        self.op.publish(Outgoing::from(document).answering(&self.message)).await
+        let answer = Outgoing::from(document).answering(&self.message);
+        if self.message.delivery.is_durable() {
+            self.op.publish_confirmed(answer).await.map(drop)
+        } else {
+            self.op.publish(answer).await
+        }
+    }
+
+    /// Acknowledges it now, and not when the handler returns: from here on it is not run a second time, whatever comes.
+    ///
+    /// # Errors
+    /// As [`Client::ack`](crate::Client::ack).
+    pub fn ack(&self) -> Result<(), Error> {
+        self.op.ack(&self.message)
+    }
+
+    /// Gives it back, whatever the handler returns after that: for another delay, or as a dead letter at once.
+    ///
+    /// ```no_run
+    /// # use libeevee::{Error, Nack, NoSettings, operator::Command};
+    /// async fn weather(command: Command<NoSettings>) -> Result<(), Error> {
+    ///     if command.args().is_empty() {
+    ///         return command.nack(Nack::dead("no place was given"));
+    ///     }
+    ///     command.reply("rain").await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::nack`](crate::Client::nack).
+    pub fn nack(&self, nack: Nack) -> Result<(), Error> {
+        self.op.nack(&self.message, nack)
     }
 }
 

@@ -59,9 +59,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use self::inner::Inner;
-use crate::client::{Client, FilterTexts, Outgoing};
+use crate::client::{Client, FilterTexts, Nack, Outgoing, Published};
 use crate::error::Error;
 use crate::id::OperatorId;
+use crate::message::Message;
 use crate::settings::{CredentialError, Settings};
 
 pub use self::command::{COMMAND_AGE_MAX, Command, Commands, run, run_with};
@@ -125,6 +126,55 @@ impl<S: Settings> Operator<S> {
     /// As [`Client::publish`].
     pub async fn publish(&self, message: impl Into<Outgoing>) -> Result<(), Error> {
         self.inner.wait_for_bus(self.inner.client.publish(message)).await
+    }
+
+    /// Publishes and waits until the bus has it safely; see [`Client::publish_confirmed`]. What must not be lost when the bus
+    /// is killed goes this way.
+    ///
+    /// # Errors
+    /// As [`Client::publish_confirmed`].
+    pub async fn publish_confirmed(&self, message: impl Into<Outgoing>) -> Result<Published, Error> {
+        self.inner.wait_for_bus(self.inner.client.publish_confirmed(message)).await
+    }
+
+    /// The message is dealt with and will not come again. One that a live subscription delivered needs no
+    /// acknowledgement, and this does nothing then; nor does a second one.
+    ///
+    /// ```no_run
+    /// use libeevee::operator::{Event, Failure, Operator};
+    /// use libeevee::{Nack, NoSettings};
+    /// # async fn say(message: &libeevee::Message) -> Result<(), std::io::Error> { Ok(()) }
+    ///
+    /// async fn mouth(op: Operator<NoSettings>) -> Result<(), Failure> {
+    ///     op.subscribe("direction=out,platform=irc,network=libera").durable("out").await?;
+    ///     op.ready("saying").await;
+    ///     loop {
+    ///         match op.next().await {
+    ///             Event::Message(message) => match say(&message).await {
+    ///                 Ok(()) => op.ack(&message)?,
+    ///                 Err(error) => op.nack(&message, Nack::again(error.to_string()))?,
+    ///             },
+    ///             Event::Reload(reload) => reload.accept(),
+    ///             Event::Stop => return Ok(()),
+    ///             _ => {}
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::ack`].
+    pub fn ack(&self, message: &Message) -> Result<(), Error> {
+        self.inner.client.ack(message)
+    }
+
+    /// The message is not dealt with: it comes again, or becomes a dead letter. For one of a live subscription it does
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Client::nack`].
+    pub fn nack(&self, message: &Message, nack: Nack) -> Result<(), Error> {
+        self.inner.client.nack(message, nack)
     }
 
     /// Claims a name (`platform/network`) for this operator alone; see [`Client::claim`].

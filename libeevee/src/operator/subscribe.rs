@@ -28,6 +28,16 @@ impl<S: Settings> OperatorSubscribe<S> {
         Self { inner: Rc::clone(inner), builder, route }
     }
 
+    /// See [`SubscribeBuilder::durable`]. Its messages are acknowledged by [`Operator::ack`], or given back by
+    /// [`Operator::nack`].
+    ///
+    /// [`Operator::ack`]: super::Operator::ack
+    /// [`Operator::nack`]: super::Operator::nack
+    pub fn durable(mut self, name: impl Into<String>) -> Self {
+        self.builder = self.builder.durable(name);
+        self
+    }
+
     /// See [`SubscribeBuilder::overflow`].
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.builder = self.builder.overflow(overflow);

@@ -79,7 +79,7 @@ codes! {
     Refused = 22, "refused";
     /// The disk did not take it.
     Storage = 23, "storage";
-    /// An acknowledgement of a delivery that is not this session's.
+    /// An acknowledgement of what this durable subscription did not deliver, or that was acknowledged before.
     BadAck = 24, "bad-ack";
     /// Faster than `rate` allows, until the publish's deadline.
     Rate = 25, "rate";

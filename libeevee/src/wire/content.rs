@@ -4,8 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{
-    Ack, Control, Deliver, Flag, GapNotice, Grant, Hello, Module, Nack, Publish, Published, Refusal, Reply, Request, Response,
-    State, Subscribe, Text, Value, Verdict, Welcome,
+    Ack, Control, Deliver, Flag, GapNotice, Grant, Hello, Module, Nack, Publish, Published, Refusal, Reply, Request,
+    Response, State, Subscribe, Text, Value, Verdict, Welcome,
 };
 use super::limits::{DECODE_MEMORY_FACTOR, FRAME_BYTES_CEILING};
 use super::read::{Reader, put_bytes, put_option, put_varint};

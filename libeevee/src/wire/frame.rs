@@ -243,7 +243,8 @@ pub struct Grant {
     pub bytes: u64,
 }
 
-/// A delivery of a durable subscription was dealt with: it will not come again. Once is enough, twice does no harm.
+/// A delivery of a durable subscription was dealt with: it will not come again. A second one for the same message is
+/// refused, and changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
     /// The message's id.

@@ -119,10 +119,7 @@ pub(crate) fn one_of_each() -> Vec<(&'static str, Frame)> {
         ("ack", Frame::new(1, Content::Ack(Ack { id: 4712 }))),
         (
             "nack",
-            Frame::new(
-                1,
-                Content::Nack(Nack { id: 4712, dead: false, delay_ms: 1000, reason: "no network".into() }),
-            ),
+            Frame::new(1, Content::Nack(Nack { id: 4712, dead: false, delay_ms: 1000, reason: "no network".into() })),
         ),
         (
             "request",

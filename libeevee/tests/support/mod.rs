@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use libeevee::chat;
-use libeevee::wire::{Content, Deliver, EncodedDocument, Frame, Module, Publish, Welcome, split_frame};
+use libeevee::wire::{
+    CONFIRM, Content, Deliver, EncodedDocument, Frame, Module, Publish, Published, Welcome, split_frame,
+};
 use libeevee::{Document, OperatorState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::OwnedWriteHalf;
@@ -31,7 +33,7 @@ pub struct Bus {
     listener: UnixListener,
 }
 
-/// One connection, from the bus's side. Subscriptions are confirmed and pings answered by themselves.
+/// One connection, from the bus's side. Subscriptions and publishes are confirmed and pings answered by themselves.
 pub struct Session {
     frames: mpsc::Receiver<Frame>,
     write: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
@@ -63,6 +65,9 @@ impl Bus {
                     let frame = Frame::decode(bytes).unwrap().unwrap();
                     let reply = match &frame.content {
                         Content::Subscribe(_) => Some(Content::Ok),
+                        Content::Publish(_) if frame.flags & CONFIRM != 0 => {
+                            Some(Content::Published(Published { id: 5000, live: 1, durable: 0 }))
+                        }
                         Content::Ping(value) if pings.load(Ordering::Relaxed) => Some(Content::Pong(*value)),
                         _ => None,
                     };

@@ -20,7 +20,8 @@ async fn a_confirmed_publish_tells_how_many_subscriptions_matched() {
         peer.send(frame.number, Content::Published(Published { id: 1001, live: 2, durable: 1 })).await;
     };
     let (published, ()) = tokio::join!(client.publish_confirmed(document("x")), script);
-    assert_eq!(published.unwrap(), Published { id: 1001, live: 2, durable: 1 });
+    let expected = crate::Published { id: 1001, live: 2, durable: 1, repeated: false };
+    assert_eq!(published.unwrap(), expected);
 }
 
 #[tokio::test]
