@@ -102,6 +102,8 @@ pub(crate) struct BusView {
 #[serde(default)]
 pub(crate) struct SubscriptionView {
     pub(crate) number: u64,
+    /// The name of a durable one.
+    pub(crate) durable: Option<String>,
     pub(crate) filters: Vec<String>,
     pub(crate) queue_messages: u64,
     pub(crate) queue_bytes: u64,
@@ -165,7 +167,7 @@ mod tests {
     fn status_with_nulls_and_keys_of_later_versions() {
         let text = r#"[{"id":"irc","kind":"irc","path":"/etc/eevee/modules.d/irc.toml","connected":true,"state":"ready",
             "status":"libera","halted":false,"since":"2026-11-22T15:00:00.5Z","session":7,"pid":812,
-            "subscriptions":[{"number":1,"filters":["direction=out"],"queue_messages":2,"queue_bytes":90,"delivered":4,"dropped":0}],
+            "subscriptions":[{"number":1,"durable":null,"filters":["direction=out"],"queue_messages":2,"queue_bytes":90,"delivered":4,"dropped":0}],
             "queue_messages":2,"queue_bytes":90,"published":8,"delivered":4,"dropped":0,"denied":0,"claims":["irc/libera"],
             "last_failure":{"time":"2026-11-22T14:00:00Z","result":"exit-code","text":"exited 1"},
             "last_reload":{"time":"2026-11-22T14:30:00Z","accepted":false,"text":"error: ..."},"file_error":null,"later":[1]},

@@ -1,4 +1,4 @@
-//! The command line: what a person may type. Every operator id is checked here, before any other program sees it.
+//! The command line: what a person may type.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use clap_complete::engine::ArgValueCandidates;
 use libeevee::{Filter, OperatorId};
 
 use crate::complete;
+use crate::values::{Owner, Target, duration, filter, header, id, name, owner, target};
 
 pub(crate) const BUS_DEFAULT: &str = "/run/eevee/bus.sock";
 pub(crate) const CONFIG_DEFAULT: &str = "/etc/eevee";
@@ -18,6 +19,7 @@ Examples:
   eeveectl enable --now irc              check its file, start it, and again at boot
   eeveectl edit irc && eeveectl reload irc
   eeveectl subscribe 'channel=#general'  watch what passes
+  eeveectl queue                         what waits on disk, for whom, and what is wrong
   eeveectl say irc '#general' 'hello'
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 78 a configuration is wrong.
@@ -98,20 +100,40 @@ pub(crate) enum Verb {
         /// The body; read from standard input if absent
         #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
         body: Option<String>,
-        /// Print the message's id and how many subscriptions took it on standard output
+        /// Print the message's id, and how many live and durable subscriptions took it
         #[arg(long)]
         confirm: bool,
     },
     /// Watch the messages that match any of the filters; all of them without a filter
-    Subscribe {
-        #[arg(value_name = "FILTER", value_parser = filter)]
-        filters: Vec<Filter>,
-        /// One JSON object a line
+    Subscribe(Watch),
+    /// Show what waits in durable subscriptions, and what is wrong with them
+    Queue {
+        /// Those of one operator, or of user/NAME
+        #[arg(value_name = "ID", value_parser = owner, add = ArgValueCandidates::new(complete::ids))]
+        owner: Option<Owner>,
+        /// Print the answer of the bus, an array of objects
         #[arg(long)]
         json: bool,
-        /// End after so many messages
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-        count: Option<u64>,
+    },
+    /// End a durable subscription that nobody is attached to, with all that waits in it and its dead letters
+    Forget {
+        /// An operator, or user/NAME
+        #[arg(value_name = "ID", value_parser = owner, add = ArgValueCandidates::new(complete::ids))]
+        owner: Owner,
+        #[arg(value_name = "NAME", value_parser = name)]
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Print an object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Dead letters: messages that a durable subscription gave up
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Dead {
+        #[command(subcommand)]
+        verb: DeadVerb,
     },
     /// Say something in a channel, through the operator that is connected to it
     Say {
@@ -139,6 +161,86 @@ pub(crate) enum Verb {
     ReloadBus,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadVerb {
+    /// Show which there are and why, the newest last
+    List {
+        /// Those of one operator, or of user/NAME
+        #[arg(value_name = "ID", value_parser = owner, add = ArgValueCandidates::new(complete::ids))]
+        owner: Option<Owner>,
+        /// Those of the durable subscription of this name
+        #[arg(long, value_name = "NAME", value_parser = name)]
+        name: Option<String>,
+        /// The newest so many [default: 50; with --json all]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+        /// Print an object, as the bus answers
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show everything about one, with the whole message
+    Show {
+        #[arg(value_name = "ENTRY", value_parser = clap::value_parser!(u64).range(1..))]
+        entry: u64,
+        /// Print an object, as the bus answers
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have them wait in their subscription again, as if they had just come
+    Retry(Letters),
+    /// Delete them
+    Drop(Letters),
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Letters {
+    /// Their numbers, as dead list shows them
+    #[arg(value_name = "ENTRY", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(required_unless_present_any = ["from", "all"], conflicts_with_all = ["from", "all"])]
+    pub(crate) entries: Vec<u64>,
+    /// All of an operator, or of user/NAME
+    #[arg(long, value_name = "ID", value_parser = owner, add = ArgValueCandidates::new(complete::ids))]
+    #[arg(conflicts_with = "all")]
+    pub(crate) from: Option<Owner>,
+    /// Of these, those of the durable subscription of this name
+    // The conflicts beside the requirement: clap forgets that --from is needed where --from cannot be.
+    #[arg(long, value_name = "NAME", value_parser = name, requires = "from", conflicts_with_all = ["all", "entries"])]
+    pub(crate) name: Option<String>,
+    /// All there are
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Print an object, as the bus answers
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What to watch, and how.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Watch {
+    #[arg(value_name = "FILTER", value_parser = filter)]
+    pub(crate) filters: Vec<Filter>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// End after so many messages
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Have the bus collect them on disk under this name, also while nobody watches; what was printed is done. Without a
+    /// filter, go on with what it collects already
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub(crate) durable: Option<String>,
+    /// Leave out what waited longer than this (30s, 5min)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) max_age: Option<Duration>,
+    /// When it is full, refuse what publishers send instead of giving up the oldest
+    #[arg(long, requires = "durable")]
+    pub(crate) reject: bool,
+}
+
 /// Which operators, and how long to wait for them.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Units {
@@ -151,54 +253,6 @@ pub(crate) struct Units {
     /// Wait at most so long (30, 500ms, 2min) for it to be true [default: 30s; halt and resume: 10s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
-}
-
-/// What `check` looks at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Target {
-    Id(OperatorId),
-    File(PathBuf),
-}
-
-fn id(text: &str) -> Result<OperatorId, String> {
-    text.parse().map_err(|error: libeevee::IdError| {
-        if text.contains(['*', '?', '[']) {
-            format!("{error}; there are no globs, --all means every operator that has a module file")
-        } else if let Some(stem) = text.strip_prefix("eevee-op@").and_then(|rest| rest.strip_suffix(".service")) {
-            format!("{error}; the id is {stem:?}")
-        } else {
-            error.to_string()
-        }
-    })
-}
-
-/// A text with a slash, or that ends like a file, is a file.
-fn target(text: &str) -> Result<Target, String> {
-    if text.contains('/') || text.ends_with(".toml") { Ok(Target::File(text.into())) } else { id(text).map(Target::Id) }
-}
-
-fn header(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("a header is written KEY=VALUE; the body is given by --body TEXT")?;
-    libeevee::Headers::new().set(key, value).map_err(|error| error.to_string())?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
-fn filter(text: &str) -> Result<Filter, String> {
-    text.parse().map_err(|error: libeevee::FilterError| error.to_string())
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim() {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("{unit:?} is no unit of time: ms, s, min or h")),
-    };
-    let number: f64 = number.parse().map_err(|_| "a time is a number and a unit: 30s, 500ms, 2min".to_owned())?;
-    Duration::try_from_secs_f64(number * factor).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -229,6 +283,8 @@ mod tests {
                 vec!["logs"],
                 vec!["edit"],
                 vec!["say", "CHANNEL-AFTER"],
+                vec!["queue"],
+                vec!["forget", "NAME-AFTER"],
             ] {
                 // With "--" in front as well, so that it is not clap's own options that refuse "-- -h".
                 for guard in [&[][..], &["--"][..]] {
@@ -236,8 +292,10 @@ mod tests {
                     line.extend(verb[1..].iter().filter(|word| word.starts_with("--")));
                     line.extend(guard);
                     line.push(bad);
-                    if verb[0] == "say" {
-                        line.extend(["#a", "text"]);
+                    match verb[0] {
+                        "say" => line.extend(["#a", "text"]),
+                        "forget" => line.push("commands"),
+                        _ => {}
                     }
                     let error = Cli::try_parse_from(&line).expect_err(&format!("{line:?}"));
                     assert_eq!(error.exit_code(), 2, "{line:?}");
@@ -262,24 +320,27 @@ mod tests {
     }
 
     #[test]
-    fn targets_of_check() {
-        assert_eq!(target("irc"), Ok(Target::Id("irc".parse().unwrap())));
-        assert_eq!(target("./irc"), Ok(Target::File("./irc".into())));
-        assert_eq!(target("eeveed.toml"), Ok(Target::File("eeveed.toml".into())));
-        assert!(target("*").is_err());
-    }
-
-    #[test]
-    fn headers_and_times() {
-        assert_eq!(header("channel=#a=b"), Ok(("channel".into(), "#a=b".into())));
-        for bad in ["channel", "=x", "Source=1", "source=me", "a=\u{1}"] {
-            assert!(header(bad).is_err(), "{bad:?}");
-        }
-        for (text, millis) in [("30", 30_000), ("30s", 30_000), ("500ms", 500), ("2min", 120_000), ("1.5", 1_500)] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for bad in ["", "s", "-1", "1 year", "1..2", "99999999999999999999999"] {
-            assert!(duration(bad).is_err(), "{bad:?}");
+    fn which_dead_letters() {
+        for verb in ["retry", "drop"] {
+            for bad in [
+                &[][..],
+                &["0"],
+                &["x"],
+                &["7", "--all"],
+                &["--all", "--from", "irc"],
+                &["7", "--from", "irc"],
+                &["--name", "commands"],
+                &["--all", "--name", "commands"],
+                &["7", "--name", "commands"],
+                &["--from", "*"],
+                &["--from", "irc", "--name", "Commands"],
+            ] {
+                let line = [&["eeveectl", "dead", verb], bad].concat();
+                assert_eq!(Cli::try_parse_from(&line).expect_err(&format!("{line:?}")).exit_code(), 2, "{line:?}");
+            }
+            for good in [&["7", "8"][..], &["--all"], &["--from", "user/goos", "--name", "commands"]] {
+                assert!(Cli::try_parse_from([&["eeveectl", "dead", verb], good].concat()).is_ok(), "{good:?}");
+            }
         }
     }
 }

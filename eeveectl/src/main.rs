@@ -5,12 +5,15 @@ mod bus;
 mod cli;
 mod complete;
 mod context;
+mod durable;
 mod modules;
 mod output;
 mod secrets;
 mod systemctl;
 mod unit;
+mod values;
 mod verbs;
+mod waiting;
 mod why;
 
 use std::io;

@@ -1,16 +1,42 @@
 //! What a person sees: results on standard output, complaints and progress on standard error. Text that may come from a
 //! network is escaped on its way to a terminal.
 
-use std::io::{IsTerminal, Write, stderr, stdin, stdout};
+use std::io::{self, BufRead, IsTerminal, Write, stderr, stdin, stdout};
 use std::time::Duration;
 
 use anstream::AutoStream;
+use comfy_table::{ContentArrangement, Table, TableStyle};
 use libeevee::OperatorId;
 use tokio::time::Instant;
 
 /// Whether somebody could answer a question.
 pub(crate) fn questions_possible() -> bool {
     stdin().is_terminal() && stderr().is_terminal()
+}
+
+/// Asks on the terminal, and takes nothing but a y for a yes.
+pub(crate) fn agrees(question: &str) -> io::Result<bool> {
+    write!(stderr(), "{} [y/N] ", safe(question))?;
+    stderr().flush()?;
+    let mut answer = String::new();
+    let read = stdin().lock().read_line(&mut answer)?;
+    Ok(read > 0 && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+/// A table without lines, as wide as the terminal; every cell is escaped. None for a pipe: nobody reads one by columns,
+/// and words that scripts look for must not be broken.
+pub(crate) fn table(titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>, width: Option<usize>) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(TableStyle::new())
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(titles.to_vec());
+    table.set_width(width.map_or(1000, |width| u16::try_from(width).unwrap_or(u16::MAX)));
+    for row in rows {
+        table.add_row(row.iter().map(|cell| libeevee::escape_for_terminal(cell).into_owned()));
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
 }
 
 /// A result, on standard output. A reader that went away is no reason to leave the work undone.

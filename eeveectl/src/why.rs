@@ -5,8 +5,10 @@ use libeevee::{Exit, OperatorId};
 use crate::bus::{self, BusView};
 use crate::context::Context;
 use crate::unit::UnitView;
+use crate::values::Owner;
 use crate::verbs::Report;
 use crate::verbs::check::{self, Checked};
+use crate::waiting::Waiting;
 use crate::{modules, output, systemctl};
 
 /// How the main process ended, or none where it did not end badly.
@@ -89,12 +91,15 @@ pub(crate) fn next(id: &OperatorId, view: &UnitView, has_file: bool) -> String {
 /// All that is known about an operator that did not do as it was told.
 pub(crate) async fn explain(context: &Context, id: &OperatorId, what: &str, complaint: Option<&str>) -> Report {
     let view = systemctl::show_one(id).await;
-    let bus = match context.bus().await {
-        Ok(client) => bus::status_one(client, id).await,
-        Err(why) => Err(why),
+    let (bus, waiting) = match context.bus().await {
+        Ok(client) => {
+            let waiting = Waiting::of(client, &Owner::Operator(id.clone())).await;
+            (bus::status_one(client, id).await, waiting.unwrap_or_default())
+        }
+        Err(why) => (Err(why), Waiting::default()),
     };
     let file = check::module(&modules::path(&context.config, id), Some(id)).await;
-    compose(id, what, complaint, &view, &bus, &file)
+    compose(id, what, complaint, &view, (&bus, &waiting), &file)
 }
 
 fn compose(
@@ -102,7 +107,7 @@ fn compose(
     what: &str,
     complaint: Option<&str>,
     view: &Result<UnitView, String>,
-    bus: &Result<Option<BusView>, String>,
+    (bus, waiting): (&Result<Option<BusView>, String>, &Waiting),
     file: &Checked,
 ) -> Report {
     let mut text = what.to_owned();
@@ -135,6 +140,10 @@ fn compose(
         Ok(None) => text.push_str("\n  bus: knows no such operator"),
         Err(why) => text.push_str(&format!("\n  bus: not reachable: {why}")),
     }
+    let operator = bus.as_ref().ok().and_then(Option::as_ref);
+    for trouble in waiting.troubles(operator) {
+        text.push_str(&format!("\n  {}", trouble.what));
+    }
     if let Some(complaint) = complaint.filter(|complaint| !complaint.is_empty()) {
         text.push_str(&format!("\n  systemctl: {}", complaint.replace('\n', "\n    ")));
     }
@@ -161,6 +170,7 @@ pub(crate) fn failure_text(failure: &bus::Failure) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::tests::{sample_dead, sample_queues};
 
     fn view(result: &str, main_code: u32, main_status: u32) -> UnitView {
         UnitView {
@@ -196,14 +206,21 @@ mod tests {
         let id: OperatorId = "irc".parse().unwrap();
         let failure = bus::Failure { time: None, result: "exit-code".into(), text: "exited 78".into() };
         let bus = BusView { last_failure: Some(failure), ..BusView::default() };
+        let waiting = Waiting { queues: sample_queues()[..1].to_vec(), dead: sample_dead() };
         let good = Checked { exit: Exit::DONE, text: String::new(), exists: true };
         let bad = Checked {
             exit: Exit::CONFIGURATION,
             text: "error: unknown key `nik`\n --> irc.toml:7:1".into(),
             exists: true,
         };
-        let report =
-            compose(&id, "did not start", Some("Job failed."), &Ok(view("exit-code", 1, 78)), &Ok(Some(bus)), &bad);
+        let report = compose(
+            &id,
+            "did not start",
+            Some("Job failed."),
+            &Ok(view("exit-code", 1, 78)),
+            (&Ok(Some(bus)), &waiting),
+            &bad,
+        );
         assert_eq!(report.exit, Exit::CONFIGURATION);
         for part in [
             "did not start",
@@ -213,10 +230,19 @@ mod tests {
             "irc.toml:7:1",
             "Job failed.",
             "next: eeveectl edit irc",
+            "commands: 12 messages wait, the oldest for 9 min: nobody is attached",
+            "2 waited longer than 5 min",
         ] {
             assert!(report.text.contains(part), "{part}: {}", report.text);
         }
-        let report = compose(&id, "did not start", None, &Ok(view("signal", 2, 9)), &Err("gone".into()), &good);
+        let report = compose(
+            &id,
+            "did not start",
+            None,
+            &Ok(view("signal", 2, 9)),
+            (&Err("gone".into()), &Waiting::default()),
+            &good,
+        );
         assert_eq!(report.exit, Exit::FAILED);
         assert!(report.text.contains("journalctl -u eevee-op@irc -n 50"), "{}", report.text);
         assert!(report.text.contains("not reachable: gone"), "{}", report.text);

@@ -12,8 +12,8 @@ use libeevee::{Diagnosis, Exit, OperatorId, Programs};
 use tokio::process::Command;
 
 use super::worse;
-use crate::cli::Target;
 use crate::context::Context;
+use crate::values::Target;
 use crate::{modules, output, secrets};
 
 /// Checking a file of 1 MiB takes milliseconds; a program that takes this long does something else.

@@ -1,12 +1,15 @@
 //! What each verb does. Verbs for several operators report each of them, and the worst exit code wins.
 
 pub(crate) mod check;
+pub(crate) mod dead;
 mod edit;
 mod enable;
+mod forget;
 mod halt;
 mod life;
 mod logs;
 mod publish;
+mod queue;
 mod reload;
 mod say;
 mod status;
@@ -117,12 +120,31 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Disable { units, now } => enable::disable(context, &units, now).await,
         Verb::Logs { ids, follow, since, lines } => logs::run(&ids, follow, since.as_deref(), lines),
         Verb::Publish { headers, body, confirm } => publish::run(context, headers, body, confirm).await,
-        Verb::Subscribe { filters, json, count } => subscribe::run(context, &filters, json, count).await,
+        Verb::Subscribe(watch) => subscribe::run(context, &watch).await,
+        Verb::Queue { owner, json } => queue::run(context, owner.as_ref(), json).await,
+        Verb::Forget { owner, name, yes, json } => forget::run(context, &owner, &name, yes, json).await,
+        Verb::Dead { verb } => dead::run(context, verb).await,
         Verb::Say { id, channel, text, network } => say::run(context, &id, &channel, &text, network).await,
         Verb::Check { targets } => check::run(context, &targets).await,
         Verb::Edit { id } => edit::run(context, &id).await,
         Verb::ReloadBus => reload::bus(context).await,
     }
+}
+
+/// Whether a person agrees to what cannot be taken back; what the program ends with where not.
+pub(crate) fn agreed(question: &str, yes: bool) -> anyhow::Result<Option<Exit>> {
+    if yes {
+        return Ok(None);
+    }
+    if !output::questions_possible() {
+        output::error(&output::safe(&format!("{question} Nobody can be asked here: say --yes")));
+        return Ok(Some(Exit::USAGE));
+    }
+    if output::agrees(question)? {
+        return Ok(None);
+    }
+    output::note("nothing was done");
+    Ok(Some(Exit::FAILED))
 }
 
 /// A sentence for verbs that work on units, when the bus is one of a developer.

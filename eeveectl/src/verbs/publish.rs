@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Read, stdin};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use libeevee::client::Published;
 use libeevee::{Document, Exit, Headers};
 
 use crate::bus;
@@ -36,13 +37,13 @@ pub(crate) async fn run(
             format!("the bus did not confirm it within {}: whether it took it is not known", output::span(WAIT))
         })?
         .map_err(|error| anyhow::Error::msg(bus::text_of(&error)))?;
-    let text = said(published.live, published.durable);
-    if confirm {
-        output::line(&format!("{}: {text}", published.id));
-    } else {
-        output::line(&text);
-    }
-    if published.live == 0 && published.durable == 0 {
+    output::line(&match confirm {
+        true => confirmed(&published),
+        false => said(published.live, published.durable),
+    });
+    if published.repeated {
+        output::note("the answer to the first try was lost; the bus had it already, and took it once");
+    } else if published.live == 0 && published.durable == 0 {
         output::note(
             "nobody listens for these headers: see what is listened for with eeveectl status --json, and what passes with eeveectl subscribe",
         );
@@ -60,11 +61,23 @@ fn read_body() -> anyhow::Result<Vec<u8>> {
     Ok(body)
 }
 
+/// `4711: published; 3 subscriptions matched (live 2, durable 1)`.
+fn confirmed(published: &Published) -> String {
+    let Published { id, live, durable, repeated, .. } = published;
+    // The first answer had the counts; the one to the repetition has none.
+    match (*repeated, *id) {
+        (true, 0) => "unknown id: repeated".to_owned(),
+        (true, id) => format!("{id}: repeated"),
+        (false, id) => format!("{id}: {} (live {live}, durable {durable})", said(live + durable, 0)),
+    }
+}
+
 fn said(live: u32, durable: u32) -> String {
     match (live, durable) {
         (0, 0) => "published; 0 subscriptions matched".to_owned(),
         (1, 0) => "published; 1 subscription matched".to_owned(),
         (live, 0) => format!("published; {live} subscriptions matched"),
+        (0, 1) => "published; 1 subscription matched, which is durable and has it on disk".to_owned(),
         (live, durable) => {
             format!("published; {} subscriptions matched, {durable} of them durable and on disk", live + durable)
         }
@@ -80,5 +93,16 @@ mod tests {
         assert_eq!(said(0, 0), "published; 0 subscriptions matched");
         assert_eq!(said(1, 0), "published; 1 subscription matched");
         assert_eq!(said(2, 1), "published; 3 subscriptions matched, 1 of them durable and on disk");
+    }
+
+    #[test]
+    fn a_confirmation_for_scripts() {
+        let published = |id, live, durable, repeated| Published { id, live, durable, repeated };
+        assert_eq!(
+            confirmed(&published(4711, 2, 1, false)),
+            "4711: published; 3 subscriptions matched (live 2, durable 1)"
+        );
+        assert_eq!(confirmed(&published(4711, 0, 0, true)), "4711: repeated");
+        assert_eq!(confirmed(&published(0, 0, 0, true)), "unknown id: repeated");
     }
 }

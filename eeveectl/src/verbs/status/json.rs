@@ -43,6 +43,7 @@ fn object(row: &Row) -> Value {
         "denied": bus.map(|bus| bus.denied),
         "rates": bus.and_then(rates),
         "subscriptions": bus.map(|bus| &bus.subscriptions),
+        "durable": bus.map(|_| &row.waiting.queues),
     })
 }
 
@@ -62,7 +63,7 @@ mod tests {
     fn the_keys_that_scripts_rely_on_are_always_there() {
         let id: libeevee::OperatorId = "irc".parse().unwrap();
         for (unit, bus) in [(None, None), (Some(UnitView::default()), Some(BusView::default()))] {
-            let row = Row { id: id.clone(), unit, bus, has_file: true };
+            let row = Row { id: id.clone(), unit, bus, waiting: Default::default(), has_file: true };
             let text = array(&[row]).unwrap();
             let value: Value = serde_json::from_str(&text).unwrap();
             let object = value[0].as_object().unwrap();
@@ -84,6 +85,7 @@ mod tests {
                 "memory_bytes",
                 "claims",
                 "rates",
+                "durable",
             ] {
                 assert!(object.contains_key(key), "{key}: {text}");
             }

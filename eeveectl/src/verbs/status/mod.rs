@@ -9,7 +9,10 @@ use libeevee::{Exit, OperatorId};
 
 use crate::bus::{self, BusView};
 use crate::context::Context;
+use crate::durable::{self, Whose};
 use crate::unit::UnitView;
+use crate::values::Owner;
+use crate::waiting::{self, Waiting};
 use crate::{modules, output, systemctl, why};
 
 /// All that is known of one operator.
@@ -20,6 +23,8 @@ pub(super) struct Row {
     pub(super) unit: Option<UnitView>,
     /// None where the bus cannot be asked.
     pub(super) bus: Option<BusView>,
+    /// What waits in its durable subscriptions, and what was given up there; nothing where the bus cannot be asked.
+    pub(super) waiting: Waiting,
     pub(super) has_file: bool,
 }
 
@@ -47,7 +52,11 @@ pub(crate) async fn run(context: &Context, ids: &[OperatorId], json: bool) -> an
     if bus.is_err() && units.is_err() {
         anyhow::bail!("neither the bus nor systemd can be asked");
     }
-    let rows = merge(ids, &list.ids, bus.ok(), units.ok());
+    let reached = bus.is_ok();
+    let mut rows = merge(ids, &list.ids, bus.ok(), units.ok());
+    if reached && let Err(why) = add_waiting(context, &mut rows).await {
+        output::warning(&output::safe(&format!("what waits in durable subscriptions is not known: {why}")));
+    }
     let mut exit = Exit::DONE;
     for id in ids.iter().filter(|id| !rows.iter().any(|row| row.id == **id)) {
         output::error(&format!("{id}: there is no such operator: no module file, no unit, no connection"));
@@ -70,6 +79,23 @@ pub(crate) async fn run(context: &Context, ids: &[OperatorId], json: bool) -> an
 
 async fn from_bus(context: &Context) -> Result<Vec<BusView>, String> {
     bus::status(context.bus().await?).await
+}
+
+/// What waits on disk for each of them, and why something died there. A disk that takes nothing is told once.
+async fn add_waiting(context: &Context, rows: &mut [Row]) -> Result<(), String> {
+    let client = context.bus().await?;
+    if let Some(trouble) = waiting::store_trouble(durable::store(client).await?.as_ref()) {
+        let next = trouble.next.map(|next| format!("\n  next: {next}")).unwrap_or_default();
+        output::warning(&output::safe(&format!("{}{next}", trouble.what)));
+    }
+    let (_, queues) = durable::queues(client, Whose::default()).await?;
+    for row in rows {
+        row.waiting.queues = queues.iter().filter(|queue| queue.owner == row.id.as_str()).cloned().collect();
+        let owner = Owner::Operator(row.id.clone());
+        let whose = Whose { owner: Some(&owner), name: None };
+        row.waiting.dead = waiting::deaths(client, whose, &row.waiting.queues).await?;
+    }
+    Ok(())
 }
 
 /// None as the error where systemd has no part in it.
@@ -105,6 +131,7 @@ fn merge(
             let view = views.iter().find(|view| view.id == id.as_str()).cloned();
             view.unwrap_or_else(|| BusView { id: id.to_string(), state: "away".into(), ..BusView::default() })
         }),
+        waiting: Waiting::default(),
         has_file: files.contains(&id),
         id,
     };
@@ -143,6 +170,17 @@ impl Row {
         }
     }
 
+    /// Messages and bytes that wait for it: in the memory of the bus, and on its disk, also while it is away.
+    pub(super) fn queue(&self) -> Option<(u64, u64)> {
+        let bus = self.bus.as_ref()?;
+        let mut sum = (bus.queue_messages, bus.queue_bytes);
+        for attached in bus.subscriptions.iter().filter(|subscription| subscription.durable.is_some()) {
+            sum = (sum.0.saturating_sub(attached.queue_messages), sum.1.saturating_sub(attached.queue_bytes));
+        }
+        let waiting = &self.waiting.queues;
+        Some(waiting.iter().fold(sum, |sum, queue| (sum.0 + queue.messages, sum.1 + queue.bytes)))
+    }
+
     fn down(&self) -> bool {
         match (&self.unit, &self.bus) {
             (Some(unit), _) => !unit.is_active(),
@@ -174,6 +212,11 @@ impl Row {
             lines.push(format!("has a module file with a mistake{goes_on}\n{}", error.trim_end()));
         }
         lines.extend(next.map(|next| format!("  next: {next}")));
+        for trouble in self.waiting.troubles(self.bus.as_ref()) {
+            let indent = if lines.is_empty() { "" } else { "  " };
+            lines.push(format!("{indent}{}", trouble.what));
+            lines.extend(trouble.next.map(|next| format!("  next: {next}")));
+        }
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
@@ -198,6 +241,7 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::tests::{sample_dead, sample_queues};
 
     fn id(text: &str) -> OperatorId {
         text.parse().unwrap()
@@ -230,19 +274,50 @@ mod tests {
     fn why_an_operator_is_down() {
         let failed =
             UnitView { result: "exit-code".into(), main_code: 1, main_status: 78, ..unit("failed", "failed", "") };
-        let row = Row { id: id("irc"), unit: Some(failed), bus: None, has_file: true };
+        let row = Row { id: id("irc"), unit: Some(failed), bus: None, waiting: Waiting::default(), has_file: true };
         let text = row.problem().unwrap();
         assert!(text.contains("its configuration was refused") && text.contains("next: eeveectl edit irc"), "{text}");
 
         let failure = bus::Failure { time: None, result: "watchdog".into(), text: String::new() };
         let bus = BusView { last_failure: Some(failure), ..BusView::default() };
-        let row =
-            Row { id: id("irc"), unit: Some(unit("activating", "auto-restart", "")), bus: Some(bus), has_file: true };
+        let row = Row {
+            id: id("irc"),
+            unit: Some(unit("activating", "auto-restart", "")),
+            bus: Some(bus),
+            waiting: Waiting::default(),
+            has_file: true,
+        };
         assert!(row.problem().unwrap().contains("watchdog"));
 
-        let stopped = Row { id: id("irc"), unit: Some(unit("inactive", "dead", "")), bus: None, has_file: true };
+        let stopped = Row {
+            id: id("irc"),
+            unit: Some(unit("inactive", "dead", "")),
+            bus: None,
+            waiting: Waiting::default(),
+            has_file: true,
+        };
         assert_eq!(stopped.problem(), None);
         let nofile = Row { has_file: false, ..stopped };
         assert!(nofile.problem().unwrap().contains("no module file"));
+    }
+
+    #[test]
+    fn why_it_did_not_reply() {
+        let waiting = Waiting { queues: sample_queues()[..1].to_vec(), dead: sample_dead() };
+        let bus = BusView { id: "dice".into(), connected: true, halted: true, ..BusView::default() };
+        let up =
+            Row { id: id("dice"), unit: Some(unit("active", "running", "")), bus: Some(bus), waiting, has_file: true };
+        let text = up.problem().unwrap();
+        for part in [
+            "commands: 12 messages wait, the oldest for 9 min: it is halted\n  next: eeveectl resume dice",
+            "1 was given up: \"no die has 0 sides\"; 2 waited longer than 5 min\n  next: eeveectl dead list dice",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let bus = BusView { id: "dice".into(), ..BusView::default() };
+        let down = Row { unit: Some(unit("failed", "failed", "")), bus: Some(bus), ..up };
+        let text = down.problem().unwrap();
+        assert!(text.starts_with("is down: cause unknown\n  next: journalctl"), "{text}");
+        assert!(text.contains("\n  commands: 12 messages wait, the oldest for 9 min: nobody is attached"), "{text}");
     }
 }

@@ -1,9 +1,10 @@
 //! `status` for people: a table of all operators with the reasons below it, or all about a few.
 
-use comfy_table::{ContentArrangement, Table, TableStyle};
-
 use super::Row;
 use crate::output;
+
+/// How many of the newest dead letters are shown among the details.
+const DEAD_SHOWN: usize = 3;
 
 const TITLES: [&str; 8] = ["ID", "UNIT", "BUS", "SINCE", "RESTARTS", "QUEUE", "MEMORY", "STATUS"];
 
@@ -20,15 +21,7 @@ pub(super) fn print(rows: &[Row]) {
 }
 
 fn render(rows: &[Row], width: Option<usize>) -> String {
-    let mut table = Table::new();
-    table.load_style(TableStyle::new()).set_content_arrangement(ContentArrangement::Dynamic).set_header(TITLES);
-    // Nobody reads a pipe by columns, and words that scripts look for must not be broken.
-    table.set_width(width.map_or(1000, |width| u16::try_from(width).unwrap_or(u16::MAX)));
-    for row in rows {
-        table.add_row(cells(row).map(|cell| libeevee::escape_for_terminal(&cell).into_owned()));
-    }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n")
+    output::table(&TITLES, rows.iter().map(|row| cells(row).to_vec()), width)
 }
 
 fn cells(row: &Row) -> [String; 8] {
@@ -38,9 +31,9 @@ fn cells(row: &Row) -> [String; 8] {
         (Some(active), Some(sub)) => format!("{active} ({sub})"),
         _ => "?".to_owned(),
     };
-    let queue = row.bus.as_ref().map(|bus| match bus.queue_messages {
+    let queue = row.queue().map(|(messages, bytes)| match messages {
         0 => "0".to_owned(),
-        count => format!("{count} ({})", output::bytes(bus.queue_bytes)),
+        count => format!("{count} ({})", output::bytes(bytes)),
     });
     [
         row.id.to_string(),
@@ -104,8 +97,16 @@ fn details(row: &Row) -> String {
         if bus.denied > 0 {
             say("refused", format!("{} publishes outside may-publish", bus.denied));
         }
-        for subscription in &bus.subscriptions {
+        for subscription in bus.subscriptions.iter().filter(|subscription| subscription.durable.is_none()) {
             say("subscription", subscription.filters.join(" or "));
+        }
+        for queue in &row.waiting.queues {
+            let waits = crate::waiting::depth(queue).unwrap_or_else(|| "nothing waits".to_owned());
+            let attached = if queue.connected { "" } else { ", nobody is attached" };
+            say("durable", format!("{}: {}; {waits}{attached}", queue.name, queue.filters.join(" or ")));
+        }
+        for letter in row.waiting.dead.iter().rev().take(DEAD_SHOWN) {
+            say("dead letter", crate::verbs::dead::in_short(letter));
         }
         if let Some(failure) = &bus.last_failure {
             let when =
@@ -132,7 +133,8 @@ fn details(row: &Row) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::BusView;
+    use crate::bus::{BusView, SubscriptionView};
+    use crate::durable::tests::{sample_dead, sample_queues};
     use crate::unit::UnitView;
 
     fn row(status: &str) -> Row {
@@ -152,7 +154,13 @@ mod tests {
             queue_bytes: 2048,
             ..BusView::default()
         };
-        Row { id: "dice".parse().unwrap(), unit: Some(unit), bus: Some(bus), has_file: true }
+        Row {
+            id: "dice".parse().unwrap(),
+            unit: Some(unit),
+            bus: Some(bus),
+            waiting: Default::default(),
+            has_file: true,
+        }
     }
 
     #[test]
@@ -177,5 +185,31 @@ mod tests {
     #[test]
     fn details_say_what_to_do_about_a_halt() {
         assert!(details(&row("ok")).contains("next: eeveectl resume dice"));
+    }
+
+    #[test]
+    fn details_show_what_waits_and_what_died() {
+        let mut row = row("ok");
+        let queues = sample_queues()[..1].to_vec();
+        row.waiting = crate::waiting::Waiting { queues, dead: sample_dead() };
+        let bus = row.bus.as_mut().unwrap();
+        let subscription = |durable: Option<&str>| SubscriptionView {
+            durable: durable.map(str::to_owned),
+            filters: vec!["a=b".into()],
+            queue_messages: 4,
+            queue_bytes: 2048,
+            ..SubscriptionView::default()
+        };
+        bus.subscriptions = vec![subscription(Some("commands"))];
+        let text = details(&row);
+        for part in [
+            "durable: commands: type=chat.message,direction=in,command=dice; 12 messages wait, the oldest for 9 min, nobody is attached",
+            "dead letter: 11 from xmpp, ",
+            "ago: no die has 0 sides",
+            "queue: 12 (3.4 KiB)",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("subscription: ") && !text.contains('\u{1b}'), "{text}");
     }
 }
