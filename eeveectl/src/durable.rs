@@ -61,6 +61,10 @@ pub(crate) struct DeadView {
 pub(crate) struct StoreView {
     pub(crate) state: String,
     pub(crate) text: String,
+    /// Of all messages that wait.
+    pub(crate) bytes: u64,
+    /// Where the bus says it.
+    pub(crate) bytes_max: u64,
 }
 
 /// Which of all durable subscriptions.

@@ -54,6 +54,16 @@ impl Waiting {
         Ok(Self { queues, dead })
     }
 
+    /// Messages and bytes that wait for an operator: in the memory of the bus, and on its disk. What the bus counts in
+    /// both counts once.
+    pub(crate) fn queue(&self, operator: &BusView) -> (u64, u64) {
+        let mut sum = (operator.queue_messages, operator.queue_bytes);
+        for attached in operator.subscriptions.iter().filter(|subscription| subscription.durable.is_some()) {
+            sum = (sum.0.saturating_sub(attached.queue_messages), sum.1.saturating_sub(attached.queue_bytes));
+        }
+        self.queues.iter().fold(sum, |sum, queue| (sum.0 + queue.messages, sum.1 + queue.bytes))
+    }
+
     /// Everything that is wrong, where the owner is an operator with what the bus says of that.
     pub(crate) fn troubles(&self, operator: Option<&BusView>) -> Vec<Trouble> {
         self.queues.iter().flat_map(|queue| troubles(queue, operator, &self.dead)).collect()
@@ -130,7 +140,6 @@ fn who_is(owner: &str, name: &str) -> String {
 }
 
 fn full(queue: &QueueView) -> Option<Trouble> {
-    let percent = |is: u64, max: u64| is.saturating_mul(100).checked_div(max).unwrap_or(0);
     let (messages, bytes) = (percent(queue.messages, queue.messages_max), percent(queue.bytes, queue.bytes_max));
     if messages.max(bytes) < FULL_PERCENT {
         return None;
@@ -141,6 +150,10 @@ fn full(queue: &QueueView) -> Option<Trouble> {
     };
     let policy = policy(&queue.overflow);
     Some(Trouble::new(format!("full, or nearly so ({how}): when it is, {policy}"), None))
+}
+
+fn percent(is: u64, max: u64) -> u64 {
+    is.saturating_mul(100).checked_div(max).unwrap_or(0)
 }
 
 /// What happens when it is full.
@@ -199,8 +212,15 @@ fn shortened(text: &str) -> String {
 pub(crate) fn store_trouble(store: Option<&StoreView>) -> Option<Trouble> {
     let store = store?;
     let text = shortened(&store.text);
-    let journal = || Some("journalctl -u eeveed -n 50".to_owned());
     match store.state.as_str() {
+        "ok" | "" if percent(store.bytes, store.bytes_max) >= FULL_PERCENT => Some(Trouble::new(
+            format!(
+                "the store is full, or nearly so ({} of {} wait in all durable subscriptions): when it is, each of them is full",
+                output::bytes(store.bytes),
+                output::bytes(store.bytes_max)
+            ),
+            Some("eeveectl queue; more is possible with store-bytes in eeveed.toml(5)".to_owned()),
+        )),
         "ok" | "" => None,
         "unavailable" => Some(Trouble::new(
             format!(
@@ -214,11 +234,12 @@ pub(crate) fn store_trouble(store: Option<&StoreView>) -> Option<Trouble> {
             ),
             Some("journalctl -u eeveed -n 50, then systemctl restart eeveed".to_owned()),
         )),
-        "none" => Some(Trouble::new(
-            format!("the bus has no store, so there are no durable subscriptions ({text})"),
-            journal(),
+        // Nothing was durable yet.
+        "none" => None,
+        other => Some(Trouble::new(
+            format!("the store of the bus is {other} ({text})"),
+            "journalctl -u eeveed -n 50".to_owned(),
         )),
-        other => Some(Trouble::new(format!("the store of the bus is {other} ({text})"), journal())),
     }
 }
 
@@ -282,9 +303,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_the_disk() {
-        let store = |state: &str| StoreView { state: state.into(), text: "No space left".into() };
-        assert_eq!((store_trouble(None), store_trouble(Some(&store("ok")))), (None, None));
-        for state in ["unavailable", "failed", "none", "odd"] {
+        let store =
+            |state: &str| StoreView { state: state.into(), text: "No space left".into(), ..StoreView::default() };
+        assert_eq!((store_trouble(None), store_trouble(Some(&store("none")))), (None, None));
+        let full = StoreView { bytes: 95, bytes_max: 100, ..store("ok") };
+        assert!(store_trouble(Some(&full)).unwrap().what.contains("(95 B of 100 B wait"));
+        for state in ["unavailable", "failed", "odd"] {
             let trouble = store_trouble(Some(&store(state))).unwrap();
             assert!(trouble.what.contains("No space left") && trouble.next.is_some(), "{trouble:?}");
         }

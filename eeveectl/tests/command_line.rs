@@ -88,9 +88,10 @@ fn bad_ids_are_refused_before_systemctl_sees_them() {
     let place = Place::new();
     let long = "a".repeat(28);
     for bad in ["../x", "a b", "-- -h", "*", &long, "", "[a-z]*", "-h", "--root=/x", "a\\x2fb", "eevee-op@irc"] {
-        for verb in
-            ["status", "start", "stop", "restart", "reload", "halt", "resume", "enable", "disable", "logs", "edit"]
-        {
+        for verb in [
+            "status", "start", "stop", "restart", "reload", "halt", "resume", "enable", "disable", "logs", "edit",
+            "queue",
+        ] {
             let output = place.run(&[verb, "--", bad]);
             assert_eq!(code(&output), 2, "{verb} {bad:?}: {}", text(&output));
             assert!(output.stdout.is_empty(), "{verb} {bad:?}: {}", text(&output));
@@ -299,11 +300,44 @@ fn ids_are_completed_from_the_files() {
 }
 
 #[test]
+fn the_verbs_of_dead_and_whose_they_are_are_completed() {
+    let place = Place::new();
+    place.module("dice", "");
+    for (words, index, want) in [
+        (&["dead", "re"][..], "2", "retry"),
+        (&["dead", "drop", "--from", "d"], "4", "dice"),
+        (&["queue", "d"], "2", "dice"),
+        (&["forget", "d"], "2", "dice"),
+    ] {
+        let line = [&["--", "eeveectl"], words].concat();
+        let mut command = place.command(&line);
+        command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", index).env("_CLAP_COMPLETE_COMP_TYPE", "9");
+        let output = command.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), want, "{words:?}: {}", text(&output));
+    }
+}
+
+#[test]
 fn wrong_usage_is_2_and_help_is_0() {
     let place = Place::new();
-    for line in
-        [&[][..], &["nonsense"], &["start"], &["publish", "no-header"], &["subscribe", "a=b,,"], &["say", "irc"]]
-    {
+    for line in [
+        &[][..],
+        &["nonsense"],
+        &["start"],
+        &["publish", "no-header"],
+        &["subscribe", "a=b,,"],
+        &["subscribe", "--durable", "A", "a=b"],
+        &["subscribe", "--reject", "a=b"],
+        &["say", "irc"],
+        &["queue", "user/"],
+        &["forget", "dice"],
+        &["forget", "dice", "../x"],
+        &["dead"],
+        &["dead", "drop"],
+        &["dead", "drop", "--name", "commands"],
+        &["dead", "drop", "--all", "--name", "commands"],
+        &["dead", "show", "0"],
+    ] {
         assert_eq!(code(&place.run(line)), 2, "{line:?}");
     }
     assert_eq!(code(&place.run(&["--help"])), 0);

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use libeevee::client::Client;
 use libeevee::{Exit, OperatorId};
 use tokio::time::Instant;
 
@@ -10,9 +11,12 @@ use super::{Report, each};
 use crate::bus::{self, BusView};
 use crate::cli::Units;
 use crate::context::Context;
+use crate::durable::{self, Whose};
 use crate::output::{Progress, span};
 use crate::systemctl;
 use crate::unit::{self, Signal};
+use crate::values::Owner;
+use crate::waiting::Waiting;
 
 /// How long an operator may finish what it has in hand before it is called wedged. The messages are held at once.
 const WAIT: Duration = Duration::from_secs(10);
@@ -54,10 +58,13 @@ async fn one(context: &Context, id: &OperatorId, halt: bool, timeout: Duration) 
         status = status_of(&view);
         report = settle(view, halt);
     }
-    let report = report.unwrap_or_else(|| match status.starts_with("finishing") && halt {
+    let mut report = report.unwrap_or_else(|| match status.starts_with("finishing") && halt {
         true => finishing(timeout, &status),
         false => unanswered(id, halt),
     });
+    if halt && report.exit == Exit::DONE {
+        report.text.push_str(&waiting(client, id).await);
+    }
     match warning.filter(|_| report.warning.is_none()) {
         Some(warning) => report.but(warning),
         None => report,
@@ -70,11 +77,6 @@ const fn word(halt: bool) -> &'static str {
 
 /// What the bus says when it is settled; none while the operator still has to acknowledge it.
 fn settle(view: Result<Option<BusView>, String>, halt: bool) -> Option<Report> {
-    let waiting = |count| match count {
-        0 => String::new(),
-        1 => "; 1 message waits".to_owned(),
-        count => format!("; {count} messages wait"),
-    };
     Some(match view {
         Err(why) => Report::done(word(halt)).but(format!("whether it acknowledged is not known: {why}")),
         Ok(None) => Report::done(word(halt)),
@@ -85,12 +87,27 @@ fn settle(view: Result<Option<BusView>, String>, halt: bool) -> Option<Report> {
             true => Report::done("halted; it is not running, and will take no work when it starts"),
             false => Report::done("resumed; it is not running"),
         },
-        Ok(Some(view)) if halt && view.state == "halted" => {
-            Report::done(format!("halted{}", waiting(view.queue_messages)))
-        }
+        Ok(Some(view)) if halt && view.state == "halted" => Report::done("halted"),
         Ok(Some(view)) if !halt && view.state == "ready" => Report::done("resumed"),
         Ok(Some(_)) => return None,
     })
+}
+
+/// What waits for it now, in memory and on disk; nothing where the bus does not say.
+async fn waiting(client: &Client, id: &OperatorId) -> String {
+    let Ok(Some(view)) = bus::status_one(client, id).await else { return String::new() };
+    let owner = Owner::Operator(id.clone());
+    let queues = durable::queues(client, Whose { owner: Some(&owner), name: None }).await;
+    let queues = queues.map(|(_, queues)| queues).unwrap_or_default();
+    wait_text(Waiting { queues, dead: Vec::new() }.queue(&view).0)
+}
+
+fn wait_text(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        1 => "; 1 message waits".to_owned(),
+        count => format!("; {count} messages wait"),
+    }
 }
 
 fn status_of(view: &Result<Option<BusView>, String>) -> String {
@@ -129,12 +146,13 @@ mod tests {
     use super::*;
 
     fn view(connected: bool, state: &str, halted: bool) -> Result<Option<BusView>, String> {
-        Ok(Some(BusView { connected, state: state.into(), halted, queue_messages: 3, ..BusView::default() }))
+        Ok(Some(BusView { connected, state: state.into(), halted, ..BusView::default() }))
     }
 
     #[test]
     fn when_a_halt_is_settled() {
-        assert_eq!(settle(view(true, "halted", true), true).unwrap().text, "halted; 3 messages wait");
+        assert_eq!(settle(view(true, "halted", true), true).unwrap().text, "halted");
+        assert_eq!([0, 1, 3].map(wait_text), ["", "; 1 message waits", "; 3 messages wait"]);
         assert_eq!(settle(view(true, "ready", true), true), None);
         assert!(settle(view(false, "away", true), true).unwrap().text.contains("not running"));
         assert_eq!(settle(view(true, "ready", false), true).unwrap().exit, Exit::FAILED);

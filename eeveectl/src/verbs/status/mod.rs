@@ -172,13 +172,7 @@ impl Row {
 
     /// Messages and bytes that wait for it: in the memory of the bus, and on its disk, also while it is away.
     pub(super) fn queue(&self) -> Option<(u64, u64)> {
-        let bus = self.bus.as_ref()?;
-        let mut sum = (bus.queue_messages, bus.queue_bytes);
-        for attached in bus.subscriptions.iter().filter(|subscription| subscription.durable.is_some()) {
-            sum = (sum.0.saturating_sub(attached.queue_messages), sum.1.saturating_sub(attached.queue_bytes));
-        }
-        let waiting = &self.waiting.queues;
-        Some(waiting.iter().fold(sum, |sum, queue| (sum.0 + queue.messages, sum.1 + queue.bytes)))
+        Some(self.waiting.queue(self.bus.as_ref()?))
     }
 
     fn down(&self) -> bool {
