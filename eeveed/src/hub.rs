@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 
 use libeevee::wire::Refusal;
 use libeevee::{OperatorId, Timestamp};
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
 use crate::config::Limits;
 use crate::core::{Action, Core, Event, Now, SessionKey};
 use crate::halted::Halted;
+use crate::handover::Switch;
 use crate::handshake::Kernel;
 use crate::identity::Key;
 use crate::ids::IdBlocks;
@@ -28,7 +30,6 @@ use crate::{control, failure};
 pub(crate) struct Hub {
     core: RefCell<Core>,
     actions: RefCell<Vec<Action>>,
-    started: Instant,
     outlets: RefCell<HashMap<SessionKey, Rc<Outlet>>>,
     next_session: Cell<SessionKey>,
     tick_at: Cell<Option<Duration>>,
@@ -40,6 +41,8 @@ pub(crate) struct Hub {
     ids: Arc<IdBlocks>,
     knocks: Knocks,
     lines: Lines,
+    /// Where the sessions' tasks give back what they have, when the bus restarts.
+    pub(crate) handover: Switch,
     /// When the module files were last read for status; held while they are.
     pub(crate) modules_read: tokio::sync::Mutex<Option<Instant>>,
     /// What is wrong with eeveed.toml, in one line, while the bus runs with another.
@@ -70,13 +73,13 @@ impl Hub {
         ids: Arc<IdBlocks>,
         make_core: impl FnOnce(Now) -> Core,
     ) -> Rc<Self> {
-        let started = Instant::now();
+        let core = make_core(now());
         Rc::new(Self {
-            core: RefCell::new(make_core(now_since(started))),
+            next_session: Cell::new(core.next_session()),
+            core: RefCell::new(core),
             actions: RefCell::new(Vec::new()),
-            started,
             outlets: RefCell::default(),
-            next_session: Cell::new(1),
+            handover: Switch::default(),
             tick_at: Cell::new(None),
             tick_changed: Notify::new(),
             places,
@@ -92,7 +95,7 @@ impl Hub {
     }
 
     pub(crate) fn now(&self) -> Now {
-        now_since(self.started)
+        now()
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -107,10 +110,35 @@ impl Hub {
     pub(crate) fn open(&self) -> (SessionKey, Rc<Outlet>) {
         let key = self.next_session.get();
         self.next_session.set(key + 1);
+        (key, self.reopen(key))
+    }
+
+    /// An outlet for a session that the last run handed over.
+    pub(crate) fn reopen(&self, key: SessionKey) -> Rc<Outlet> {
         let outlet = Rc::new(Outlet::default());
         self.outlets.borrow_mut().insert(key, outlet.clone());
-        (key, outlet)
+        outlet
     }
+
+    /// Whether a task serves this session.
+    pub(crate) fn is_open(&self, key: SessionKey) -> bool {
+        self.outlets.borrow().contains_key(&key)
+    }
+
+    /// The session's task has given back its connection, and the session goes on.
+    pub(crate) fn detach(&self, key: SessionKey) {
+        self.outlets.borrow_mut().remove(&key);
+    }
+
+    /// Makes the task of every session look around.
+    pub(crate) fn wake_all(&self) {
+        for outlet in self.outlets.borrow().values() {
+            outlet.output.notify_one();
+        }
+    }
+
+    /// Comes true when all is committed that sessions wait for: then their confirmations stand in the output.
+    pub(crate) async fn quiesce(&self) {}
 
     /// The session's task has ended.
     pub(crate) fn close(self: &Rc<Self>, key: SessionKey) {
@@ -177,6 +205,8 @@ impl Hub {
                 tokio::task::spawn_local(control::carry_out(self.clone(), session, number, control));
             }
             Action::SaveHalted { id, on } => self.save_halted(&id, on),
+            Action::Load { .. } => {}
+            Action::StoreFailed(why) => tracing::error!("{why}"),
             Action::Ended { id } => {
                 let hub = self.clone();
                 tokio::task::spawn_local(async move {
@@ -277,8 +307,10 @@ impl Lines {
 }
 
 /// The monotonic clock is CLOCK_MONOTONIC, as Rust's and tokio's timers are: a suspended machine expires nothing.
-fn now_since(started: Instant) -> Now {
-    Now { mono: started.elapsed(), wall: Timestamp::now().0 }
+/// It goes on over a restart of the bus, so that what one run hands to the next need not be converted.
+pub(crate) fn now() -> Now {
+    let mono = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    Now { mono, wall: Timestamp::now().0 }
 }
 
 fn log(level: tracing::Level, operator: Option<&OperatorId>, message: Option<u64>, text: &str) {

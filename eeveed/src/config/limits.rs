@@ -123,6 +123,10 @@ limits! {
     durable_age: Duration as time = TimeSpan::seconds(7 * 86_400), TimeSpan::seconds(60)..=TimeSpan::seconds(3650 * 86_400);
     /// Dead letters that are kept.
     dead_letters: u64 as count = 10_000, 1..=10_000_000;
+    /// Bytes of all dead letters together.
+    dead_bytes: u64 as bytes = ByteSize(256 * MIB), bytes(64 * KIB, 1024 * GIB);
+    /// Bytes of all messages that wait in durable subscriptions.
+    store_bytes: u64 as bytes = ByteSize(GIB), bytes(MIB, 1024 * GIB);
     /// Memory for all messages that wait anywhere. The unit's MemoryMax= has to be well above.
     memory_bytes: usize as bytes = ByteSize(256 * MIB), bytes(16 * MIB, 64 * GIB);
 }

@@ -9,6 +9,9 @@ use super::{Action, Core, Now};
 /// Verbs that the shell carries out for one session at a time: each reads files, and its answer may be long.
 const VERBS_OPEN_MAX: usize = 8;
 
+/// A verb that is being carried out: its session, and the number of its answer.
+pub(super) type VerbKey = (SessionKey, u32);
+
 /// How much of an unknown verb its refusal repeats.
 const VERB_BYTES_MAX: usize = 64;
 
@@ -44,7 +47,7 @@ impl Core {
             ("halt" | "resume", Some(id)) if self.operators.contains_key(&id) => {
                 Some(self.halt(now, &id, control.verb == "halt"))
             }
-            ("halt" | "resume" | "reload", Some(_)) | ("reload-bus" | "status", _) => {
+            ("halt" | "resume" | "reload", Some(_)) | ("reload-bus" | "status" | "queues" | "dead-list" | "dead-show" | "dead-retry" | "dead-drop", _) => {
                 if session.verbs.len() >= VERBS_OPEN_MAX {
                     let max = VERBS_OPEN_MAX as u64;
                     let text = format!("{max} verbs of this session are being carried out; wait for their answers");
@@ -54,6 +57,22 @@ impl Core {
                 session.verbs.push((number, Control { verb, id, argument: String::new() }));
                 self.actions.push(Action::Control { session: key, number, control });
                 None
+            }
+            ("forget", _) => {
+                let named: Named = match serde_json::from_str(&control.argument) {
+                    Ok(named) => named,
+                    Err(error) => return Some(Err(refusal(Code::NotFound, format!("forget wants owner and name: {error}")))),
+                };
+                let source = session.source.clone();
+                match self.scope_of(key) {
+                    Some(scope) if scope.covers(&named.owner) => {
+                        self.forget((key, number), &named.owner, &named.name).err().map(Err)
+                    }
+                    _ => {
+                        let text = format!("{source} may forget its own durable subscriptions, not those of {}", named.owner);
+                        Some(Err(refusal(Code::Denied, shortened(&text, 512))))
+                    }
+                }
             }
             ("halt" | "resume" | "reload", None) => {
                 Some(Err(refusal(Code::NotFound, format!("{} needs the id of an operator", control.verb))))
@@ -82,6 +101,17 @@ impl Core {
     }
 }
 
+/// Which durable subscription a verb is about.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    owner: String,
+    name: String,
+}
+
+/// Verbs about durable subscriptions: everybody may look at the queues and the headers of dead letters, and change their own.
+const DURABLE_VERBS: [&str; 6] = ["queues", "forget", "dead-list", "dead-show", "dead-retry", "dead-drop"];
+
 pub(super) fn unknown(id: &OperatorId) -> Refusal {
     refusal(Code::NotFound, format!("no operator {id}: there is no module file for it, and it is not connected"))
 }
@@ -90,11 +120,13 @@ fn may_control(identity: &Identity, verb: &str, id: Option<&OperatorId>) -> Resu
     let (allowed, who) = match identity {
         Identity::Person { admin: true, .. } => (true, String::new()),
         Identity::Person { name, .. } => (
-            matches!(verb, "status" | "bus"),
+            matches!(verb, "status" | "bus") || DURABLE_VERBS.contains(&verb),
             format!("{name} is in group eevee, which may look and publish; group eevee-admin may do the rest"),
         ),
         Identity::Operator(own) => (
-            matches!(verb, "status" | "bus") || matches!(verb, "halt" | "resume" | "reload") && id == Some(own),
+            matches!(verb, "status" | "bus")
+                || DURABLE_VERBS.contains(&verb)
+                || matches!(verb, "halt" | "resume" | "reload") && id == Some(own),
             format!("operator {own} may ask this only for itself"),
         ),
         Identity::ReloadHelper(own) => (

@@ -6,6 +6,7 @@
 
 mod claim;
 mod control;
+pub(crate) mod durable;
 pub(crate) mod handover;
 mod index;
 mod join;
@@ -34,6 +35,7 @@ use libeevee::OperatorId;
 use libeevee::module::Module as ModuleFile;
 use libeevee::wire::{Code, Content, Control, Frame, Refusal, Text, Value, WireError};
 
+use self::durable::{Journal, is_committing};
 use self::index::{Index, Slot};
 use self::operator::Operator;
 use self::publish::{Hops, Memo};
@@ -41,6 +43,7 @@ pub(crate) use self::reload::DIAGNOSIS_BYTES_MAX;
 use self::request::Request;
 use self::session::Session;
 pub(crate) use self::session::{Identity, Peer, SessionKey, beyond, refusal, shortened};
+use self::storage::{Committed, DurableKey, EntryNumber, Page, StorageError};
 use self::subscribe::Subscription;
 use crate::config::Limits;
 
@@ -84,6 +87,12 @@ pub(crate) enum Event {
     Modules(Vec<(OperatorId, Result<LoadedModule, String>)>),
     /// Why systemd says that an operator ended; none where it did not fail.
     Failure { id: OperatorId, failure: Option<serde_json::Value> },
+    /// The store is done with the batch that it was given.
+    Stored(Result<Committed, StorageError>),
+    /// What the store found when [`Action::Load`] asked it.
+    Loaded { durable: DurableKey, generation: u64, page: Result<Page, StorageError> },
+    /// Dead letters that the shell looked up for a verb of this session: they wait again, or are deleted.
+    Dead { session: SessionKey, number: u32, entries: Vec<EntryNumber>, retry: bool },
     /// New limits.
     Limits(Limits),
     /// The bus is stopping, and why.
@@ -105,6 +114,10 @@ pub(crate) enum Action {
     SaveHalted { id: OperatorId, on: bool },
     /// An operator's session ended without Bye: ask systemd why.
     Ended { id: OperatorId },
+    /// Messages of a durable subscription are wanted, those above an entry.
+    Load { durable: DurableKey, generation: u64, after: EntryNumber, messages: usize, bytes: u64 },
+    /// What is on disk is not known any more: the bus has to start anew.
+    StoreFailed(String),
     /// More message ids are needed before these run out.
     ReserveIds,
     /// A line for the journal, about this operator.
@@ -136,6 +149,9 @@ pub(crate) struct Core {
     /// Sessions whose rate keeps back what they are owed.
     throttled: Vec<SessionKey>,
     hops: Hops,
+    journal: Journal,
+    /// When durable subscriptions are to be looked at.
+    alarms: BTreeSet<(Duration, Slot)>,
     ids: Range<u64>,
     ids_asked: bool,
     /// Bytes of messages that wait, their places in queues, and subscriptions. Never more than its limit.
@@ -175,6 +191,8 @@ impl Core {
             reloads_open: 0,
             throttled: Vec::new(),
             hops: Hops::default(),
+            journal: Journal::default(),
+            alarms: BTreeSet::new(),
             ids,
             ids_asked: false,
             memory: 0,
@@ -219,6 +237,12 @@ impl Core {
                     operator.last_failure = failure.or(operator.last_failure.take());
                 }
             }
+            Event::Stored(outcome) => self.batch_done(now, outcome),
+            Event::Loaded { durable, generation, page } => self.page_loaded(now, durable, generation, page),
+            Event::Dead { session, number, entries, retry } => {
+                self.verb_ended(session, number);
+                self.change_dead(now, (session, number), entries, retry);
+            }
             Event::Limits(limits) => self.limits = limits,
             Event::Stop(why) => self.stop(&why),
             Event::Tick => self.tick(now),
@@ -230,7 +254,9 @@ impl Core {
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let request = self.request_deadlines.keys().next().map(|(at, _)| *at);
         let grant = self.throttled.iter().filter_map(|key| self.sessions.get(key)?.credit.next_grant()).min();
-        [request, self.reload_deadline(), grant, self.announce_deadline()].into_iter().flatten().min()
+        let durable = self.alarms.first().map(|(at, _)| *at);
+        let disk = [self.journal.deadline(), self.sweep_deadline()].into_iter().flatten().min();
+        [request, self.reload_deadline(), grant, self.announce_deadline(), durable, disk].into_iter().flatten().min()
     }
 
     /// Appends what is to be written to a session, up to about `budget` bytes; true when there is more. `out` is what is
@@ -249,25 +275,39 @@ impl Core {
         } else {
             out.extend_from_slice(&control);
         }
+        let mut served = Vec::new();
         while out.len() < budget
             && let Some(slot) = session.ready.pop_front()
         {
             let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
             let mut freed = 0;
-            let taken = subscription.take(now.mono, session, budget, out, &mut |bytes| freed += bytes);
+            let taken = if subscription.durable.is_some() {
+                let how = (session.halted, &self.limits, &mut self.journal);
+                subscription.take_durable(now, how, budget, out, &mut freed)
+            } else {
+                subscription.take(now.mono, session, budget, out, &mut |bytes| freed += bytes)
+            };
             self.memory -= freed;
             session.delivered += taken.delivered;
             session.dropped += taken.dropped;
             self.delivered += taken.delivered;
             self.dropped += taken.dropped;
-            subscription.listed = subscription.is_deliverable(session.halted);
+            subscription.listed = subscription.is_deliverable(now.mono, session.halted, self.limits.in_flight)
+                && (subscription.durable.is_none() || self.journal.takes_acknowledgements());
             if subscription.listed {
                 session.ready.push_back(slot);
+            }
+            if subscription.durable.is_some() {
+                served.push(slot);
             }
         }
         session.unwritten = out.len();
         self.owed += session.counted();
-        !session.ready.is_empty()
+        let more = !session.ready.is_empty();
+        for slot in served {
+            self.after_delivery(slot);
+        }
+        more
     }
 
     /// How many bytes wait for a session that are no deliveries; past a bound the shell stops reading from it.
@@ -278,6 +318,11 @@ impl Core {
     /// Whether the shell still carries out something that this session asked for.
     pub(crate) fn is_at_work(&self, key: SessionKey) -> bool {
         self.sessions.get(&key).is_some_and(|session| !session.verbs.is_empty())
+    }
+
+    /// Whether something waits for the disk; a stop waits for it.
+    pub(crate) fn is_committing(&self) -> bool {
+        is_committing(&self.journal)
     }
 
     /// Whether the memory of the bus is not used up.
@@ -300,12 +345,14 @@ impl Core {
             Content::Publish(publish) if session.identity.may_publish_and_subscribe() => {
                 self.publish(now, key, number, flags, publish);
             }
-            Content::Grant(grant) => self.widen(key, number, grant),
+            Content::Grant(grant) => self.widen(now, key, number, grant),
+            Content::Ack(ack) => self.acknowledge(now, key, number, ack),
+            Content::Nack(nack) => self.negative(now, key, number, nack),
             Content::Ping(Value { value }) => {
                 self.tell(key, &Frame::new(number, Content::Pong(Value { value })));
             }
             Content::Subscribe(subscribe) if session.identity.may_publish_and_subscribe() => {
-                self.subscribe(key, number, subscribe);
+                self.subscribe(now, key, number, subscribe);
             }
             Content::Unsubscribe => self.unsubscribe(key, number),
             Content::Request(request) if session.identity.may_publish_and_subscribe() => {
@@ -410,6 +457,7 @@ impl Core {
         self.expire_requests(now);
         self.expire_reloads(now);
         self.announce_late(now);
+        self.wake_durable(now);
         for key in std::mem::take(&mut self.throttled) {
             self.grant(now, key);
         }

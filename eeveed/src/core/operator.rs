@@ -136,7 +136,10 @@ impl Core {
                 session.resumed = now.mono;
             }
             self.tell(key, &Frame::new(0, Content::Halted(Flag { on })));
-            self.list_deliverable(key);
+            if !on {
+                self.resume_subscriptions(now, key);
+            }
+            self.list_deliverable(now, key);
         }
         true
     }

@@ -9,12 +9,15 @@ use std::rc::Rc;
 use hashbrown::HashMap;
 use libeevee::GapReason;
 use libeevee::wire::limits::HOPS_MAX;
-use libeevee::wire::{CONFIRM, Code, Content, Deliver, EncodedDocument, Frame, Grant, Publish, Published, Refusal};
+use libeevee::wire::{CONFIRM, REPEATED, Code, Content, Deliver, EncodedDocument, Frame, Grant, Publish, Published, Refusal};
 
+use super::durable::{Confirm, Enqueue};
+use super::durable::repeat::Known;
 use super::index::{Slot, View};
 use super::message::Routed;
 use super::queue::{PLACE_BYTES, Pushed, Waiting};
 use super::session::{SessionKey, beyond, refusal, shortened};
+use super::storage::{Record, Write};
 use super::subscribe::{last_size, leaving_size};
 use super::{Action, Core, Now};
 
@@ -23,7 +26,20 @@ use super::{Action, Core, Now};
 struct Route {
     /// Whether may-publish forbids it.
     denied: bool,
-    to: Rc<[Slot]>,
+    to: Targets,
+}
+
+/// The subscriptions that a message is for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Targets {
+    pub(super) live: Rc<[Slot]>,
+    pub(super) durable: Rc<[Slot]>,
+}
+
+impl Targets {
+    pub(super) fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.durable.is_empty()
+    }
 }
 
 /// Routes by session and exact header bytes. Bounded: unique headers in every message would fill any memory.
@@ -52,7 +68,7 @@ impl Memo {
 
     /// Keeps a route under the key of the last [`Memo::get`].
     fn put(&mut self, route: &Rc<Route>) {
-        let cost = self.key.len() + route.to.len() * size_of::<Slot>() + 64;
+        let cost = self.key.len() + (route.to.live.len() + route.to.durable.len()) * size_of::<Slot>() + 96;
         if self.bytes + cost > MEMO_BYTES_MAX {
             self.clear();
         }
@@ -93,6 +109,13 @@ pub(super) struct Outgoing<'a> {
     pub(super) hops: u8,
     pub(super) document: &'a EncodedDocument,
     pub(super) reply_address: Option<u64>,
+    /// What a retry of it is recognised by; 0 and 0 where none is.
+    pub(super) epoch: u64,
+    pub(super) sequence: u64,
+    /// Who is told when it is on disk, or is not.
+    pub(super) confirm: Option<Confirm>,
+    /// For how many milliseconds it is wanted; 0 for as long as a subscription says.
+    pub(super) wanted_ms: u64,
 }
 
 /// How much of the rule, and of the headers, a denial repeats: both may be as long as a frame.
@@ -104,26 +127,74 @@ const IDS_LOW: u64 = 1 << 31;
 /// Where it went.
 pub(super) struct Sent {
     pub(super) id: u64,
-    pub(super) to: Rc<[Slot]>,
+    pub(super) to: Targets,
 }
 
 impl Core {
     pub(super) fn publish(&mut self, now: Now, key: SessionKey, number: u32, flags: u8, publish: Publish) {
-        let Publish { cause, hops, document, .. } = publish;
+        let Publish { cause, hops, epoch, sequence, document } = publish;
         if !self.charge(key, number, &document) {
             return;
         }
-        let outgoing = Outgoing { cause, hops, document: &document, reply_address: None };
-        match self.send(now, key, outgoing) {
+        let bytes = document.bytes().len() as u64;
+        let confirm = Confirm { session: key, number, wanted: flags & CONFIRM != 0, repeated: false };
+        if epoch != 0 && self.is_repeated(confirm, epoch, sequence) {
+            self.give_back(now, Some((key, bytes)));
+            return;
+        }
+        let confirmed = Some(confirm);
+        let outgoing =
+            Outgoing { cause, hops, document: &document, reply_address: None, epoch, sequence, confirm: confirmed, wanted_ms: 0 };
+        let sent = self.send(now, key, outgoing);
+        let waits = sent.as_ref().is_ok_and(|sent| !sent.to.durable.is_empty());
+        if epoch != 0 && !waits {
+            self.remember(key, epoch, sequence, sent.as_ref().map(|sent| sent.id).ok());
+        }
+        match sent {
+            // The rest follows when it is on disk.
+            Ok(_) if waits => return,
             Ok(Sent { id, to }) => {
-                if flags & CONFIRM != 0 {
-                    let live = u32::try_from(to.len()).unwrap_or(u32::MAX);
+                if confirm.wanted {
+                    let live = u32::try_from(to.live.len()).unwrap_or(u32::MAX);
                     self.tell(key, &Frame::new(number, Content::Published(Published { id, live, durable: 0 })));
                 }
             }
             Err(refusal) => self.refuse(key, number, refusal),
         }
-        self.grant(now, key);
+        self.give_back(now, Some((key, bytes)));
+    }
+
+    /// Whether the bus has this message already; then its publisher is told so, now or when it is on disk.
+    fn is_repeated(&mut self, confirm: Confirm, epoch: u64, sequence: u64) -> bool {
+        let Some(session) = self.sessions.get(&confirm.session) else { return false };
+        let source = session.source.clone();
+        match self.journal.repeats.look(&source, epoch, sequence) {
+            Known::New => false,
+            Known::Open => self.join_pending(&source, epoch, sequence, Confirm { repeated: true, ..confirm }),
+            Known::Taken(id) => {
+                if confirm.wanted {
+                    let published = Published { id: id.unwrap_or(0), live: 0, durable: 0 };
+                    let frame = Frame { flags: REPEATED, ..Frame::new(confirm.number, Content::Published(published)) };
+                    self.tell(confirm.session, &frame);
+                }
+                true
+            }
+        }
+    }
+
+    /// Keeps what became of a numbered publish that does not wait for the disk: its id, or that it was refused.
+    fn remember(&mut self, key: SessionKey, epoch: u64, sequence: u64, id: Option<u64>) {
+        let Some(session) = self.sessions.get(&key) else { return };
+        let source = session.source.clone();
+        let Some(id) = id else {
+            self.journal.repeats.refuse(&source, epoch, sequence);
+            return;
+        };
+        if let Some((source, epoch)) = self.journal.repeats.begin(&source, epoch, sequence, id, false)
+            && self.journal.exists()
+        {
+            self.journal.write(Write::ForgetPublisher { source: source.to_string(), epoch });
+        }
     }
 
     /// Takes the publisher's credit; false when it had none and was told.
@@ -137,7 +208,16 @@ impl Core {
         charged
     }
 
-    /// Gives back to a publisher what it may have again.
+    /// Gives back the credit that a publish of so many bytes took.
+    pub(super) fn give_back(&mut self, now: Now, credit: Option<(SessionKey, u64)>) {
+        let Some((key, bytes)) = credit else { return };
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.credit.owe(bytes);
+        }
+        self.grant(now, key);
+    }
+
+    /// Tells a publisher what it may have again.
     pub(super) fn grant(&mut self, now: Now, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let granted = session.credit.grant(now.mono);
@@ -178,10 +258,16 @@ impl Core {
         // A route is shared as it stands; only volatile subscriptions make a list for one message.
         let to = match self.volatile[..] {
             [] => route.to.clone(),
-            _ => route.to.iter().copied().chain(self.find_volatile(&view())).collect(),
+            _ => {
+                let all = route.to.live.iter().chain(&*route.to.durable).copied();
+                self.targets(all.chain(self.find_volatile(&view())).collect())
+            }
         };
-        if !to.is_empty() {
-            self.check_memory(Routed::size_of(document) + to.len() * PLACE_BYTES)?;
+        if !to.live.is_empty() {
+            self.check_memory(Routed::size_of(document) + to.live.len() * PLACE_BYTES)?;
+        }
+        if !to.durable.is_empty() {
+            self.check_durable(now, &to.durable, Record::size_of(document, &source))?;
         }
         self.published += 1;
         if let Some(session) = self.sessions.get_mut(&key) {
@@ -192,10 +278,28 @@ impl Core {
         }
         if to.is_empty() {
             self.unrouted += 1;
-        } else {
+        }
+        if !to.durable.is_empty() {
+            let record = Record {
+                id,
+                source: (*source).into(),
+                timestamp: now.wall,
+                cause: outgoing.cause,
+                hops,
+                reply_address: outgoing.reply_address,
+                document: document.detached(),
+            };
+            let live = u32::try_from(to.live.len()).unwrap_or(u32::MAX);
+            let Outgoing { epoch, sequence, confirm, wanted_ms, .. } = outgoing;
+            let credit = Some((key, document.bytes().len() as u64));
+            let enqueue =
+                Enqueue { confirm, source: &source, epoch, sequence, live, credit, record, wanted_ms };
+            self.enqueue_durable(now, &to.durable, enqueue);
+        }
+        if !to.live.is_empty() {
             self.enqueue(
                 now,
-                &to,
+                &to.live,
                 Routed::new(Deliver {
                     id,
                     source: source.to_string(),
@@ -217,14 +321,35 @@ impl Core {
         let Ok(id) = self.next_id() else { return };
         let source: Rc<str> = "eeveed".into();
         let view = View::new(id, &source, now.wall, None, 0, document);
-        let mut to = self.find_indexed(&view);
-        to.extend(self.find_volatile(&view));
-        if to.is_empty() {
+        let mut found = self.find_indexed(&view);
+        found.extend(self.find_volatile(&view));
+        let to = self.targets(found);
+        if !to.durable.is_empty() {
+            match self.check_durable(now, &to.durable, Record::size_of(document, &source)) {
+                Ok(()) => {
+                    let record = Record {
+                        id,
+                        source: (*source).into(),
+                        timestamp: now.wall,
+                        cause: None,
+                        hops: 0,
+                        reply_address: None,
+                        document: document.clone(),
+                    };
+                    let (epoch, sequence, live, wanted_ms) = (0, 0, 0, 0);
+                    let enqueue =
+                        Enqueue { confirm: None, source: &source, epoch, sequence, live, credit: None, record, wanted_ms };
+                    self.enqueue_durable(now, &to.durable, enqueue);
+                }
+                // There is no publisher to refuse it to; those who do not get it are told.
+                Err(_) => to.durable.iter().for_each(|slot| self.tell_gap(*slot, id, GapReason::Memory)),
+            }
+        }
+        if to.live.is_empty() {
             return;
         }
-        if self.check_memory(Routed::size_of(document) + to.len() * PLACE_BYTES).is_err() {
-            // There is no publisher to refuse it to; those who do not get it are told.
-            self.lose(&to, id, GapReason::Memory);
+        if self.check_memory(Routed::size_of(document) + to.live.len() * PLACE_BYTES).is_err() {
+            self.lose(now, &to.live, id, GapReason::Memory);
             return;
         }
         let deliver = Deliver {
@@ -238,7 +363,7 @@ impl Core {
             waited_ms: 0,
             document: document.clone(),
         };
-        self.enqueue(now, &to, Routed::new(deliver));
+        self.enqueue(now, &to.live, Routed::new(deliver));
     }
 
     /// Whether so many bytes more may wait in the bus.
@@ -254,8 +379,15 @@ impl Core {
 
     fn find_route(&self, key: SessionKey, view: &View<'_>) -> Route {
         let denied = self.sessions.get(&key).is_none_or(|session| !session.may_publish.admits(view));
-        let to = if denied { Vec::new() } else { self.find_indexed(view) };
-        Route { denied, to: to.into() }
+        let to = if denied { Targets::default() } else { self.targets(self.find_indexed(view)) };
+        Route { denied, to }
+    }
+
+    /// Sorts subscriptions into live and durable ones.
+    fn targets(&self, found: Vec<Slot>) -> Targets {
+        let is_durable = |slot: &Slot| self.subscriptions[*slot as usize].durable.is_some();
+        let (durable, live): (Vec<Slot>, Vec<Slot>) = found.into_iter().partition(is_durable);
+        Targets { live: live.into(), durable: durable.into() }
     }
 
     /// The subscriptions of the index that match and may receive it.
@@ -271,8 +403,12 @@ impl Core {
     }
 
     fn may_receive(&self, slot: Slot, view: &View<'_>) -> bool {
-        let session = self.subscriptions.get(slot as usize).and_then(|found| self.sessions.get(&found.session));
-        session.is_some_and(|session| session.may_receive.admits(view))
+        let Some(subscription) = self.subscriptions.get(slot as usize) else { return false };
+        match (&subscription.durable, self.sessions.get(&subscription.session)) {
+            (Some(durable), _) => durable.may_receive.admits(view),
+            (None, Some(session)) => session.may_receive.admits(view),
+            (None, None) => false,
+        }
     }
 
     /// The naive match, for volatile subscriptions.
@@ -282,7 +418,7 @@ impl Core {
     }
 
     /// Tells subscriptions of a message that they do not get.
-    fn lose(&mut self, to: &[Slot], id: u64, reason: GapReason) {
+    fn lose(&mut self, now: Now, to: &[Slot], id: u64, reason: GapReason) {
         for slot in to {
             let Some(subscription) = self.subscriptions.get_mut(*slot as usize) else { continue };
             subscription.lose(id, reason);
@@ -291,7 +427,7 @@ impl Core {
             if let Some(session) = self.sessions.get_mut(&key) {
                 session.dropped += 1;
             }
-            self.list_deliverable(key);
+            self.list_deliverable(now, key);
         }
     }
 
@@ -309,7 +445,7 @@ impl Core {
                 session.dropped += count;
                 self.dropped += count;
             }
-            if !subscription.listed && subscription.is_deliverable(session.halted) {
+            if !subscription.listed && subscription.is_deliverable(now.mono, session.halted, 0) {
                 subscription.listed = true;
                 session.ready.push_back(*slot);
             }

@@ -1,11 +1,15 @@
 //! Requests: a message that wants one answer, an address that only its receivers may answer to, and a deadline.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use libeevee::wire::{self, Code, Content, Frame, Refusal, Response};
 
+use super::durable::Confirm;
+use super::index::Slot;
 use super::publish::Outgoing;
 use super::session::{SessionKey, beyond, refusal};
+use super::subscribe::Subscription;
 use super::{Core, Now};
 
 #[derive(Debug)]
@@ -16,12 +20,14 @@ pub(crate) struct Request {
     pub(super) deadline_ms: u64,
     /// The sessions that it was routed to, sorted; nobody else can answer.
     pub(super) receivers: Box<[SessionKey]>,
+    /// The owners of the durable subscriptions that it waits in, who may have another session when they answer.
+    pub(super) owners: Box<[Rc<str>]>,
 }
 
 impl Request {
     /// What it takes of the bus's memory while it is open.
     pub(super) const fn size(&self) -> usize {
-        256 + self.receivers.len() * size_of::<SessionKey>()
+        256 + self.receivers.len() * size_of::<SessionKey>() + self.owners.len() * size_of::<Rc<str>>()
     }
 }
 
@@ -46,20 +52,39 @@ impl Core {
         }
         // The address is the id that the message will get: unique, and known before it is routed.
         let address = self.ids.start;
-        let outgoing = Outgoing { cause, hops, document: &document, reply_address: Some(address) };
+        let deadline_ms = deadline_ms.clamp(1, DEADLINE_MS_MAX);
+        let bytes = document.bytes().len() as u64;
+        let outgoing = Outgoing {
+            cause,
+            hops,
+            document: &document,
+            reply_address: Some(address),
+            epoch: 0,
+            sequence: 0,
+            confirm: Some(Confirm { session: key, number, wanted: false, repeated: false }),
+            wanted_ms: deadline_ms,
+        };
+        let mut waits = false;
         match self.send(now, key, outgoing) {
             Ok(sent) if sent.to.is_empty() => {
                 let text = "no subscription matched the request";
                 self.refuse(key, number, refusal(Code::NoResponder, text));
             }
             Ok(sent) => {
-                let deadline_ms = deadline_ms.clamp(1, DEADLINE_MS_MAX);
+                waits = !sent.to.durable.is_empty();
                 let deadline = now.mono + Duration::from_millis(deadline_ms);
-                let subscriptions = sent.to.iter().filter_map(|slot| self.subscriptions.get(*slot as usize));
-                let mut receivers: Vec<SessionKey> = subscriptions.map(|subscription| subscription.session).collect();
+                let subscriptions = |slots: &[Slot]| {
+                    let slots: Vec<Slot> = slots.to_vec();
+                    slots.into_iter().filter_map(|slot| self.subscriptions.get(slot as usize))
+                };
+                let mut receivers: Vec<SessionKey> =
+                    subscriptions(&sent.to.live).map(|subscription| subscription.session).collect();
                 receivers.sort_unstable();
                 receivers.dedup();
-                let request = Request { session: key, number, deadline, deadline_ms, receivers: receivers.into() };
+                let owner = |subscription: &Subscription| Some(subscription.durable.as_deref()?.owner.clone());
+                let owners = subscriptions(&sent.to.durable).filter_map(owner).collect();
+                let request =
+                    Request { session: key, number, deadline, deadline_ms, receivers: receivers.into(), owners };
                 self.owed += request.size();
                 self.requests.insert(address, request);
                 self.request_deadlines.insert((deadline, address), ());
@@ -69,7 +94,9 @@ impl Core {
             }
             Err(refusal) => self.refuse(key, number, refusal),
         }
-        self.grant(now, key);
+        if !waits {
+            self.give_back(now, Some((key, bytes)));
+        }
     }
 
     /// The first answer goes to the requester; the address is used up by it.
@@ -79,7 +106,10 @@ impl Core {
             return;
         }
         let Some(source) = self.sessions.get(&key).map(|session| session.source.clone()) else { return };
-        let known = self.requests.get(&address).is_some_and(|request| request.receivers.binary_search(&key).is_ok());
+        let bytes = document.bytes().len() as u64;
+        let known = self.requests.get(&address).is_some_and(|request| {
+            request.receivers.binary_search(&key).is_ok() || request.owners.contains(&source)
+        });
         if !known {
             let text =
                 format!("no request waits at address {address} for an answer of {source}: answered, or too late");
@@ -97,7 +127,7 @@ impl Core {
                 }
             }
         }
-        self.grant(now, key);
+        self.give_back(now, Some((key, bytes)));
     }
 
     /// Whether an answer of so many bytes may wait for a session: one that asks and does not read must not fill the bus.

@@ -117,10 +117,14 @@ impl Credit {
             return false;
         }
         self.messages -= 1;
-        self.owed_messages += 1;
         self.bytes -= bytes as i64;
-        self.owed_bytes += bytes as u64;
         true
+    }
+
+    /// One message of so many bytes is dealt with: its publisher may have as much again.
+    pub(crate) const fn owe(&mut self, bytes: u64) {
+        self.owed_messages += 1;
+        self.owed_bytes += bytes;
     }
 
     /// What is to be granted now; small debts wait until they are worth a frame.

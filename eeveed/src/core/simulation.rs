@@ -146,6 +146,7 @@ impl Simulation {
                 90..93 => self.halt(),
                 93..95 => self.reload(),
                 95..97 => self.say_state(),
+                97 => self.restart(),
                 _ => self.pass_time(),
             }
             assert!(self.core.memory <= self.core.limits.memory_bytes, "more memory than the limit");
@@ -436,6 +437,14 @@ impl Simulation {
         let status = format!("status {}", self.publishes);
         self.frame(id, 0, Content::State(State { state: 2, status }));
         self.announced(id, "ready");
+    }
+
+    /// The bus restarts cleanly: nobody may notice.
+    fn restart(&mut self) {
+        let limits = Limits::default();
+        let core = std::mem::replace(&mut self.core, Core::new(self.now, 0, limits, Vec::new(), 0..0));
+        self.core = super::handover::tests::restart(core, self.now);
+        self.step(Event::Tick);
     }
 
     fn pass_time(&mut self) {

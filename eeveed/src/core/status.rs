@@ -14,7 +14,7 @@ use super::{Core, Now};
 const FILTERS_SHOWN: usize = 4;
 const FILTER_BYTES_SHOWN: usize = 256;
 
-fn shown(filters: &[Filter]) -> Vec<String> {
+pub(super) fn shown(filters: &[Filter]) -> Vec<String> {
     let some = filters.iter().take(FILTERS_SHOWN).map(|filter| shortened(&filter.to_string(), FILTER_BYTES_SHOWN));
     let more = filters.len().saturating_sub(FILTERS_SHOWN);
     some.chain((more > 0).then(|| format!("… and {more} more"))).collect()
@@ -58,6 +58,7 @@ impl Core {
             "program": session.map(|(_, session)| &session.peer.program),
             "subscriptions": subscriptions.iter().filter(|_| whole).map(|subscription| json!({
                 "number": subscription.number,
+                "durable": subscription.durable.as_deref().map(|durable| &durable.name),
                 "filters": shown(&subscription.filters),
                 "queue_messages": subscription.queue().messages(),
                 "queue_bytes": subscription.queue().bytes(),
@@ -93,6 +94,7 @@ impl Core {
             "dropped": self.dropped,
             "unrouted": self.unrouted,
             "last_id": self.last_id(),
+            "store": self.store_status(),
         })
     }
 

@@ -31,7 +31,12 @@ pub(crate) struct Record {
 impl Record {
     /// What it is counted as, in memory and in the bounds of a subscription.
     pub(crate) fn size(&self) -> u64 {
-        (self.document.bytes().len() + self.source.len() + 128) as u64
+        Self::size_of(&self.document, &self.source)
+    }
+
+    /// The same before there is one.
+    pub(crate) fn size_of(document: &EncodedDocument, source: &str) -> u64 {
+        (document.bytes().len() + source.len() + 128) as u64
     }
 }
 

@@ -6,14 +6,16 @@ use std::time::Duration;
 use libeevee::GapReason;
 use libeevee::filter::{Filter, FilterErrorKind};
 use libeevee::wire::limits::SUBSCRIPTION_FILTERS_MAX;
-use libeevee::wire::{Code, Content, Frame, Grant, Overflow, Refusal, Subscribe};
+use libeevee::wire::{Code, Content, Frame, GapNotice, Grant, Overflow, Refusal, Subscribe};
 
+use super::durable::{Durable, Journal, NOBODY, Step};
 use super::index::Slot;
 use super::message::Routed;
 use super::permit::is_volatile;
 use super::queue::{Bounds, Next, PLACE_BYTES, Pushed, Queue, Waiting, one};
 use super::session::{Session, SessionKey, beyond, refusal};
-use super::{Core, LoadedModule};
+use super::{Core, LoadedModule, Now};
+use crate::config::Limits;
 
 #[derive(Debug)]
 pub(crate) struct Subscription {
@@ -28,6 +30,8 @@ pub(crate) struct Subscription {
     /// Whether it stands in its session's list of those that have something to deliver.
     pub(crate) listed: bool,
     pub(crate) volatile: bool,
+    /// What makes it durable. Then `queue` has nothing but the gaps that are to be told, and `session` may be nobody.
+    pub(super) durable: Option<Box<Durable>>,
     /// What it takes of the bus's memory without its queue; its filters stand here and in the index.
     pub(super) own_memory: usize,
     pub(crate) delivered: u64,
@@ -50,8 +54,58 @@ pub(crate) struct Taken {
 }
 
 impl Subscription {
-    pub(crate) fn is_deliverable(&self, halted: bool) -> bool {
-        self.queue.starts_with_gap() || !halted && !self.queue.is_empty() && self.window_is_open()
+    pub(crate) fn is_deliverable(&self, now: Duration, halted: bool, in_flight_max: usize) -> bool {
+        if self.queue.starts_with_gap() {
+            return true;
+        }
+        let waits = || match &self.durable {
+            None => !self.queue.is_empty(),
+            Some(durable) => durable.has_next(now, in_flight_max),
+        };
+        !halted && self.window_is_open() && waits()
+    }
+
+    /// A durable subscription that nobody is attached to.
+    pub(super) fn detached(durable: Durable, filters: Vec<Filter>) -> Self {
+        let volatile = durable.may_receive.is_volatile() || filters.iter().any(is_volatile);
+        Self {
+            session: NOBODY,
+            number: 0,
+            filters,
+            asked: Subscribe {
+                filters: Vec::new(),
+                overflow: 0,
+                queue_messages: 0,
+                queue_bytes: 0,
+                max_age_ms: 0,
+                window_messages: 0,
+                window_bytes: 0,
+                durable: Some(durable.name.clone()),
+            },
+            queue: Queue::new(Bounds { messages: 0, bytes: 0, overflow: Overflow::DropOldest, age_max: None }),
+            window_messages: 0,
+            window_bytes: 0,
+            listed: false,
+            volatile,
+            durable: Some(Box::new(durable)),
+            own_memory: 0,
+            delivered: 0,
+            dropped: 0,
+        }
+    }
+
+    /// A session takes it.
+    pub(super) fn attach(&mut self, session: SessionKey, number: u32, filters: Vec<Filter>, asked: &Subscribe) {
+        (self.session, self.number, self.filters) = (session, number, filters);
+        self.asked = Subscribe { filters: Vec::new(), ..asked.clone() };
+        self.window_messages = asked.window_messages;
+        self.window_bytes = i64::try_from(asked.window_bytes).unwrap_or(i64::MAX);
+        self.listed = false;
+    }
+
+    /// A gap to be told before what waits.
+    pub(super) fn note_gap(&mut self, gap: GapNotice) {
+        self.queue.append_gap(gap);
     }
 
     const fn window_is_open(&self) -> bool {
@@ -112,6 +166,42 @@ impl Subscription {
         }
         taken
     }
+
+    /// The same for a durable one.
+    pub(super) fn take_durable(
+        &mut self,
+        now: Now,
+        (halted, limits, journal): (bool, &Limits, &mut Journal),
+        budget: usize,
+        out: &mut Vec<u8>,
+        freed: &mut usize,
+    ) -> Taken {
+        let mut taken = Taken::default();
+        while out.len() < budget {
+            // The queue of a durable subscription has gaps alone.
+            if let Some(Next::Gap(gap)) = self.queue.pop(now.mono, false, &mut |_| ()) {
+                Frame::new(self.number, Content::Gap(gap)).encode_into(out);
+                continue;
+            }
+            let open = !halted && self.window_is_open() && journal.takes_acknowledgements();
+            let Some(durable) = self.durable.as_deref_mut().filter(|_| open) else { break };
+            match durable.step(now, self.number, limits, journal, out, freed) {
+                Step::Delivered(bytes) => {
+                    self.window_messages -= 1;
+                    self.window_bytes -= bytes as i64;
+                    taken.delivered += 1;
+                    self.delivered += 1;
+                }
+                Step::Lost(gap) => {
+                    self.queue.append_gap(gap);
+                    taken.dropped += 1;
+                    self.dropped += 1;
+                }
+                Step::Nothing => break,
+            }
+        }
+        taken
+    }
 }
 
 /// The bytes that are free when a message leaves a queue.
@@ -125,14 +215,22 @@ pub(crate) fn last_size(message: Rc<Routed>) -> usize {
 }
 
 impl Core {
-    pub(super) fn subscribe(&mut self, key: SessionKey, number: u32, asked: Subscribe) {
-        match self.try_subscribe(key, number, asked) {
-            Ok(()) => self.ok(key, number),
+    pub(super) fn subscribe(&mut self, now: Now, key: SessionKey, number: u32, mut asked: Subscribe) {
+        let subscribed = self.check_number(key, number).and_then(|()| match asked.durable.take() {
+            Some(name) => self.subscribe_durable(now, key, number, &name, asked),
+            None => self.subscribe_live(key, number, asked).map(|()| self.ok(key, number)),
+        });
+        match subscribed {
             Err(refusal) => self.refuse(key, number, refusal),
+            Ok(()) => {
+                if let Some(session) = self.sessions.get_mut(&key) {
+                    session.last_subscription = session.last_subscription.max(number);
+                }
+            }
         }
     }
 
-    fn try_subscribe(&mut self, key: SessionKey, number: u32, asked: Subscribe) -> Result<(), Refusal> {
+    fn check_number(&mut self, key: SessionKey, number: u32) -> Result<(), Refusal> {
         let max = self.limits.subscriptions_per_session as u64;
         let Some(session) = self.sessions.get_mut(&key) else { return Ok(()) };
         if number <= session.last_subscription {
@@ -144,18 +242,21 @@ impl Core {
             let text = format!("{} has {count} subscriptions, at most {max} are possible a session", session.source);
             return Err(beyond(Code::Quota, text, max, count + 1));
         }
-        if let Some(name) = &asked.durable {
-            let text = format!("durable subscription {name:?}: this bus keeps live subscriptions only");
-            return Err(refusal(Code::UnknownType, text));
-        }
+        Ok(())
+    }
+
+    fn subscribe_live(&mut self, key: SessionKey, number: u32, asked: Subscribe) -> Result<(), Refusal> {
         if asked.overflow != 0 && Overflow::from_number(asked.overflow).is_none() {
             return Err(refusal(Code::Malformed, format!("overflow policy {} is unknown", asked.overflow)));
+        }
+        if asked.overflow == Overflow::Reject as u8 {
+            let text = "the policy reject is for durable subscriptions: a live one never holds up its publishers";
+            return Err(refusal(Code::Refused, text));
         }
         let filters = parse_filters(&asked.filters, self.limits.filter_clauses, self.limits.filter_bytes)?;
         let own_memory = own_memory(&filters);
         self.check_memory(own_memory)?;
         let Some(session) = self.sessions.get_mut(&key) else { return Ok(()) };
-        session.last_subscription = number;
         let volatile = session.may_receive.is_volatile() || filters.iter().any(is_volatile);
         let bounds = self.bounds(key, &asked);
         let slot = self.subscriptions.insert(Subscription {
@@ -168,6 +269,7 @@ impl Core {
             asked: Subscribe { filters: Vec::new(), ..asked },
             listed: false,
             volatile,
+            durable: None,
             own_memory,
             delivered: 0,
             dropped: 0,
@@ -191,7 +293,7 @@ impl Core {
         self.memo.clear();
     }
 
-    fn unfile(&mut self, slot: Slot) {
+    pub(super) fn unfile(&mut self, slot: Slot) {
         if self.subscriptions[slot as usize].volatile {
             self.volatile.retain(|known| *known != slot);
         } else {
@@ -213,8 +315,13 @@ impl Core {
         self.ok(key, number);
     }
 
-    /// Forgets a subscription and what waits in it. Its session's lists are the caller's.
+    /// Forgets a live subscription and what waits in it; a durable one goes on without a session. The session's lists are
+    /// the caller's.
     pub(super) fn end_subscription(&mut self, slot: Slot) {
+        if self.subscriptions[slot as usize].durable.is_some() {
+            self.detach(slot);
+            return;
+        }
         self.unfile(slot);
         let mut subscription = self.subscriptions.remove(slot as usize);
         self.memory -= subscription.own_memory;
@@ -222,7 +329,7 @@ impl Core {
     }
 
     /// More window from a client.
-    pub(super) fn widen(&mut self, key: SessionKey, number: u32, grant: Grant) {
+    pub(super) fn widen(&mut self, now: Now, key: SessionKey, number: u32, grant: Grant) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         // A grant for a subscription that just ended crossed its end; there is nothing to say.
         let Some(slot) = session.slot(number) else { return };
@@ -230,7 +337,7 @@ impl Core {
         subscription.window_messages = subscription.window_messages.saturating_add(grant.messages);
         let bytes = i64::try_from(grant.bytes).unwrap_or(i64::MAX);
         subscription.window_bytes = subscription.window_bytes.saturating_add(bytes);
-        if !subscription.listed && subscription.is_deliverable(session.halted) {
+        if !subscription.listed && subscription.is_deliverable(now.mono, session.halted, self.limits.in_flight) {
             subscription.listed = true;
             session.ready.push_back(slot);
             self.wake(key);
@@ -238,11 +345,11 @@ impl Core {
     }
 
     /// Lists every subscription of a session that can deliver now, after resume.
-    pub(super) fn list_deliverable(&mut self, key: SessionKey) {
+    pub(super) fn list_deliverable(&mut self, now: Now, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         for (_, slot) in &session.subscriptions {
             let Some(subscription) = self.subscriptions.get_mut(*slot as usize) else { continue };
-            if !subscription.listed && subscription.is_deliverable(session.halted) {
+            if !subscription.listed && subscription.is_deliverable(now.mono, session.halted, self.limits.in_flight) {
                 subscription.listed = true;
                 session.ready.push_back(*slot);
             }
@@ -259,6 +366,7 @@ impl Core {
         let may_receive = session.may_receive.clone();
         for (_, slot) in session.subscriptions.clone() {
             self.unfile(slot);
+            self.refile_durable(slot, &may_receive);
             let asked = self.subscriptions[slot as usize].asked.clone();
             let bounds = self.bounds(key, &asked);
             let subscription = &mut self.subscriptions[slot as usize];

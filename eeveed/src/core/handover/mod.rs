@@ -12,7 +12,7 @@
 
 mod restore;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -227,6 +227,9 @@ struct SavedRequest {
     deadline: u64,
     deadline_ms: u64,
     receivers: Vec<SessionKey>,
+    /// Sources that may answer from any session of theirs.
+    #[serde(default)]
+    owners: Vec<String>,
 }
 
 impl Core {
@@ -320,6 +323,7 @@ impl Core {
             deadline: nanoseconds(request.deadline),
             deadline_ms: request.deadline_ms,
             receivers: request.receivers.to_vec(),
+            owners: request.owners.iter().map(ToString::to_string).collect(), // L
         };
         open.map(save).collect()
     }

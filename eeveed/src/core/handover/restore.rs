@@ -258,7 +258,7 @@ impl Restoring {
             subscription.listed = true;
             session.ready.push_back(slot);
         }
-        self.core.list_deliverable(key);
+        self.core.list_deliverable(now, key); // L
         Ok(())
     }
 
@@ -325,6 +325,7 @@ impl Restoring {
             listed: false,
             volatile,
             own_memory,
+            durable: None, // L
             delivered: count(saved.delivered)?,
             dropped: count(saved.dropped)?,
         }) as Slot;
@@ -356,7 +357,7 @@ impl Restoring {
     }
 
     fn request(&mut self, saved: SavedRequest) -> Result<(), Absurd> {
-        let SavedRequest { address, session: key, number, deadline, deadline_ms, mut receivers } = saved;
+        let SavedRequest { address, session: key, number, deadline, deadline_ms, mut receivers, .. } = saved;
         let deadline = future(self.now, deadline)?;
         if address > self.last_id {
             return Err(Absurd("a request with an address that nobody has yet"));
@@ -365,7 +366,15 @@ impl Restoring {
         let Some(session) = self.core.sessions.get_mut(&key) else { return Ok(()) };
         session.requests_open += 1;
         receivers.sort_unstable();
-        let request = Request { session: key, number, deadline, deadline_ms, receivers: receivers.into() };
+        let owners = saved.owners.iter().map(|owner| owner.as_str().into()).collect(); // L
+        let request = Request {
+            session: key,
+            number,
+            deadline,
+            deadline_ms,
+            receivers: receivers.into(),
+            owners, // L
+        };
         self.core.owed += request.size();
         self.core.request_deadlines.insert((deadline, address), ());
         match self.core.requests.insert(address, request) {

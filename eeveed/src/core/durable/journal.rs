@@ -1,0 +1,635 @@
+//! What waits for the disk: writes collect in one batch while the batch before it is being committed, so that one sync serves
+//! all who wait; and what follows when a batch was committed, or was not.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::{HashMap, HashSet};
+use libeevee::GapReason;
+use libeevee::wire::{Code, Content, Frame, Published, Refusal};
+
+use super::repeat::Repeats;
+use super::{Durable, Held};
+use crate::core::index::Slot;
+use crate::core::session::{SessionKey, refusal};
+use crate::core::storage::{
+    Batch, Committed, Death, DurableKey, EntryNumber, Loaded, Page, Record, Recovered, StorageError, Write,
+};
+use crate::core::{Action, Core, Now};
+
+/// How long a disk that is full or read-only is left alone.
+const UNAVAILABLE_TIME: Duration = Duration::from_secs(1);
+
+/// Beyond so many writes that the disk did not take, nothing more is delivered that would have to be acknowledged.
+const WRITES_KEPT_MAX: usize = 10_000;
+
+/// A publish that waits for the disk.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// To whom it is confirmed or refused; more than one when it was sent again meanwhile.
+    tell: Vec<Confirm>,
+    source: Rc<str>,
+    epoch: u64,
+    sequence: u64,
+    live: u32,
+    /// The credit that it took, to be given back to its session.
+    credit: Option<(SessionKey, u64)>,
+    record: Arc<Record>,
+    since_ms: u64,
+    expires_ms: u64,
+    entries: Vec<(DurableKey, EntryNumber)>,
+}
+
+/// Who wants to know what became of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Confirm {
+    pub(crate) session: SessionKey,
+    pub(crate) number: u32,
+    /// Also of its success.
+    pub(crate) wanted: bool,
+    /// It was sent again.
+    pub(crate) repeated: bool,
+}
+
+/// A verb that is done when its writes are on disk.
+#[derive(Debug)]
+pub(super) struct VerbWait {
+    pub(super) session: SessionKey,
+    pub(super) number: u32,
+    pub(super) answer: String,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    writes: Vec<Write>,
+    pending: Vec<Pending>,
+    /// Subscriptions that are new or changed; who waits for them stands with them.
+    opening: Vec<Slot>,
+    verbs: Vec<VerbWait>,
+    forgets: Vec<Slot>,
+    /// Entries up to these may be delivered once it is committed.
+    marks: BTreeMap<DurableKey, EntryNumber>,
+    /// What is to be freed: messages, bytes.
+    dying: BTreeMap<DurableKey, (u64, u64)>,
+    deaths: bool,
+}
+
+/// What the store is doing, as far as the bus knows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum State {
+    #[default]
+    Well,
+    /// It does not take anything; it is tried again at this time.
+    Unavailable(Duration, String),
+    /// It must not be trusted before a new start.
+    Failed(String),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    next: Work,
+    /// The batch that the store has.
+    open: Option<Work>,
+    /// The number of the last batch that was given out.
+    number: u64,
+    pub(super) committed: u64,
+    next_entry: EntryNumber,
+    next_durable: DurableKey,
+    /// The store's own clock when the monotonic one was at zero; the latter may have run for long before there was a store.
+    time_base: i64,
+    pub(super) state: State,
+    pub(super) by_key: HashMap<DurableKey, Slot>,
+    /// By owner and name.
+    pub(super) by_name: BTreeMap<(Rc<str>, String), Slot>,
+    pub(in crate::core) repeats: Repeats,
+    /// The bytes of all messages that wait in durable subscriptions.
+    pub(super) store_bytes: u64,
+    /// Whether there is anything on disk: before it, nothing is written that is not durable itself.
+    pub(super) exists: bool,
+    /// When messages that wait for nobody are next looked through for old ones.
+    pub(super) sweep_at: Duration,
+}
+
+impl Journal {
+    /// The store's own clock, in milliseconds: it rises with the monotonic one, and over restarts by what the wall clock
+    /// says; a clock that is set meanwhile ages nothing.
+    pub(super) fn time(&self, now: Duration) -> u64 {
+        millis(now).saturating_add_signed(self.time_base)
+    }
+
+    pub(in crate::core) fn write(&mut self, write: Write) {
+        self.next.deaths |= matches!(write, Write::Die { .. } | Write::DieOldest { .. } | Write::Expire { .. });
+        self.next.writes.push(write);
+    }
+
+    /// The number that the next batch will have.
+    pub(super) const fn next_number(&self) -> u64 {
+        self.number + 1
+    }
+
+    pub(super) const fn take_entry(&mut self) -> EntryNumber {
+        let entry = self.next_entry;
+        self.next_entry += 1;
+        entry
+    }
+
+    pub(super) const fn take_key(&mut self) -> DurableKey {
+        let key = self.next_durable;
+        self.next_durable += 1;
+        key
+    }
+
+    pub(super) fn mark(&mut self, durable: DurableKey, entry: EntryNumber) {
+        let mark = self.next.marks.entry(durable).or_default();
+        *mark = (*mark).max(entry);
+    }
+
+    pub(super) fn await_opening(&mut self, slot: Slot) {
+        self.next.opening.push(slot);
+    }
+
+    pub(super) fn await_verb(&mut self, wait: VerbWait) {
+        self.next.verbs.push(wait);
+    }
+
+    /// Whether there is anything on disk, or about to be.
+    pub(in crate::core) const fn exists(&self) -> bool {
+        self.exists
+    }
+
+    pub(super) fn await_forget(&mut self, slot: Slot) {
+        self.next.forgets.push(slot);
+    }
+
+    pub(super) fn die_oldest(&mut self, durable: &mut Durable, messages: u64, bytes: u64) {
+        let freed = self.next.dying.entry(durable.key).or_default();
+        freed.0 += messages;
+        freed.1 += bytes;
+        durable.dying.0 += messages;
+        durable.dying.1 += bytes;
+        let death = Death { reason: GapReason::QueueFull, text: "the subscription was full".into(), attempts: 0 };
+        self.write(Write::DieOldest { durable: durable.key, after: durable.loaded, messages, bytes, death });
+    }
+
+    /// Whether deliveries may be made that will have to be acknowledged.
+    pub(in crate::core) const fn takes_acknowledgements(&self) -> bool {
+        self.next.writes.len() < WRITES_KEPT_MAX && !matches!(self.state, State::Failed(_))
+    }
+
+    /// Why a durable publish cannot be taken now.
+    pub(super) fn refusal(&self, now: Duration) -> Option<Refusal> {
+        let why = match &self.state {
+            State::Well => return None,
+            State::Unavailable(until, _) if *until <= now => return None,
+            State::Unavailable(_, why) | State::Failed(why) => why,
+        };
+        Some(refusal(Code::Storage, format!("a durable subscription wants it, and the disk does not take it: {why}")))
+    }
+
+    /// The publish that waits for the disk with these numbers.
+    fn find_pending(&mut self, source: &str, epoch: u64, sequence: u64) -> Option<&mut Pending> {
+        let works = self.open.iter_mut().chain([&mut self.next]);
+        works.flat_map(|work| &mut work.pending).find(|pending| {
+            *pending.source == *source && pending.epoch == epoch && pending.sequence == sequence
+        })
+    }
+
+    fn has_work(&self) -> bool {
+        let work = &self.next;
+        !(work.writes.is_empty() && work.marks.is_empty() && work.opening.is_empty() && work.verbs.is_empty())
+    }
+
+    /// When a batch that the disk did not take is tried again.
+    pub(in crate::core) fn deadline(&self) -> Option<Duration> {
+        match &self.state {
+            State::Unavailable(until, _) if self.has_work() && self.open.is_none() => Some(*until),
+            _ => None,
+        }
+    }
+
+    pub(in crate::core) const fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whether anything still waits for the disk; a stop waits for it.
+pub(crate) fn is_committing(journal: &Journal) -> bool {
+    journal.open.is_some() || journal.has_work() && journal.state == State::Well
+}
+
+/// A publish on its way to the disk.
+pub(in crate::core) struct Enqueue<'a> {
+    pub(in crate::core) confirm: Option<Confirm>,
+    pub(in crate::core) source: &'a Rc<str>,
+    pub(in crate::core) epoch: u64,
+    pub(in crate::core) sequence: u64,
+    pub(in crate::core) live: u32,
+    pub(in crate::core) credit: Option<(SessionKey, u64)>,
+    pub(in crate::core) record: Record,
+    /// How long it is wanted; 0 for as long as the subscription says.
+    pub(in crate::core) wanted_ms: u64,
+}
+
+impl Core {
+    /// Takes the place of the store's content at a start. Before it, nothing may be published.
+    pub(crate) fn recover(&mut self, now: Now, recovered: Recovered) {
+        let journal = &mut self.journal;
+        journal.number = recovered.batch;
+        journal.committed = recovered.batch;
+        journal.next_entry = recovered.next_entry.max(1);
+        journal.next_durable = recovered.next_durable.max(1);
+        journal.time_base = recovered.time_ms.cast_signed().saturating_sub(millis(now.mono).cast_signed());
+        journal.repeats = Repeats::recover(&recovered.publishers);
+        journal.exists = recovered.batch > 0;
+        for problem in recovered.problems {
+            self.actions.push(Action::Log { level: tracing::Level::ERROR, operator: None, message: None, text: problem });
+        }
+        for subscription in recovered.subscriptions {
+            self.recover_subscription(now, subscription);
+        }
+    }
+
+    /// Checks everything that could keep a message from its durable subscriptions, before anything is done about it.
+    pub(in crate::core) fn check_durable(&self, now: Now, to: &[Slot], bytes: u64) -> Result<(), Refusal> {
+        if let Some(refusal) = self.journal.refusal(now.mono) {
+            return Err(refusal);
+        }
+        let cost = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(to.len());
+        self.check_memory(cost)?;
+        to.iter().try_for_each(|slot| self.check_full(*slot, bytes))
+    }
+
+    /// Gives a message to the disk, for these durable subscriptions.
+    pub(in crate::core) fn enqueue_durable(&mut self, now: Now, to: &[Slot], enqueue: Enqueue<'_>) {
+        let Enqueue { confirm, source, epoch, sequence, live, credit, record, wanted_ms } = enqueue;
+        let since_ms = self.journal.time(now.mono);
+        let expires_ms = if wanted_ms == 0 { 0 } else { since_ms + wanted_ms };
+        let record = Arc::new(record);
+        let mut entries = Vec::with_capacity(to.len());
+        for slot in to {
+            let entry = self.journal.take_entry();
+            let Some(durable) = self.subscriptions[*slot as usize].durable.as_deref_mut() else { continue };
+            let key = durable.key;
+            durable.messages += 1;
+            durable.bytes += record.size();
+            self.memory += record.size() as usize;
+            self.journal.store_bytes += record.size();
+            self.journal.write(Write::Enqueue { entry, durable: key, since_ms, expires_ms, record: record.clone() });
+            entries.push((key, entry));
+            self.make_room(*slot, entry, &record);
+        }
+        let numbered = epoch != 0;
+        if numbered && let Some((source, epoch)) = self.journal.repeats.begin(source, epoch, sequence, record.id, true) {
+            self.journal.write(Write::ForgetPublisher { source: source.to_string(), epoch });
+        }
+        let tell = confirm.into_iter().collect();
+        let source = source.clone();
+        let pending = Pending { tell, source, epoch, sequence, live, credit, record, since_ms, expires_ms, entries };
+        self.journal.next.pending.push(pending);
+    }
+
+    /// Answers a publish that was sent again while the first one still waits for the disk. False when it does not.
+    pub(in crate::core) fn join_pending(&mut self, source: &str, epoch: u64, sequence: u64, confirm: Confirm) -> bool {
+        let Some(pending) = self.journal.find_pending(source, epoch, sequence) else { return false };
+        pending.tell.push(confirm);
+        true
+    }
+
+    /// The next batch for the store, if there is one and the store has none.
+    pub(crate) fn take_batch(&mut self, now: Now) -> Option<Batch> {
+        let journal = &mut self.journal;
+        let rests = match &journal.state {
+            State::Well => false,
+            State::Unavailable(until, _) => *until > now.mono,
+            State::Failed(_) => true,
+        };
+        if rests || journal.open.is_some() || !journal.has_work() {
+            return None;
+        }
+        let mut work = std::mem::take(&mut journal.next);
+        let mut writes = std::mem::take(&mut work.writes);
+        writes.extend(journal.repeats.take_dirty().into_iter().map(Write::Publisher));
+        writes.extend(work.marks.iter().map(|(durable, entry)| Write::Delivered { durable: *durable, entry: *entry }));
+        if work.deaths {
+            let (messages, bytes) = (self.limits.dead_letters, self.limits.dead_bytes);
+            writes.push(Write::TrimDead { messages, bytes });
+        }
+        journal.number += 1;
+        journal.exists = true;
+        let batch = Batch { number: journal.number, time_ms: journal.time(now.mono), wall: now.wall, writes };
+        // What has to be written again if this comes to nothing; the messages themselves are not: they are refused.
+        work.writes = batch.writes.iter().filter(|write| is_kept(write)).cloned().collect();
+        journal.open = Some(work);
+        Some(batch)
+    }
+
+    /// What the store says of the batch that it had.
+    pub(in crate::core) fn batch_done(&mut self, now: Now, outcome: Result<Committed, StorageError>) {
+        let Some(work) = self.journal.open.take() else { return };
+        match outcome {
+            Ok(committed) => {
+                if self.journal.state != State::Well {
+                    self.journal.state = State::Well;
+                    self.log_store(tracing::Level::INFO, "the disk takes durable messages again".into());
+                }
+                self.journal.committed = self.journal.number;
+                self.batch_committed(now, work, committed);
+            }
+            Err(error) => self.batch_refused(now, work, error),
+        }
+    }
+
+    fn batch_committed(&mut self, now: Now, work: Work, committed: Committed) {
+        self.settle_dying(&work);
+        let died: BTreeMap<EntryNumber, ()> = committed.died.iter().map(|died| (died.entry, ())).collect();
+        for died in &committed.died {
+            let Some(slot) = self.journal.by_key.get(&died.durable).copied() else { continue };
+            let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { continue };
+            durable.dead += 1;
+            durable.undone.remove(&died.entry);
+            if durable.gone.contains_key(&died.entry) {
+                // It was acknowledged while the batch was under way.
+                continue;
+            }
+            durable.messages -= 1;
+            durable.bytes -= died.bytes;
+            if let Some(held) = durable.take_entry(died.entry) {
+                self.memory -= held.record.size() as usize;
+            }
+            self.journal.store_bytes -= died.bytes;
+            self.tell_gap(slot, died.id, died.reason);
+        }
+        for (key, count) in &committed.dead_removed {
+            if let Some(durable) = self.durable_by_key(*key) {
+                durable.dead = durable.dead.saturating_sub(*count);
+            }
+        }
+        for revived in &committed.revived {
+            if let Some(durable) = self.durable_by_key(revived.durable) {
+                durable.messages += 1;
+                durable.bytes += revived.bytes;
+                durable.more = true;
+                self.journal.store_bytes += revived.bytes;
+            }
+        }
+        for slot in &work.opening {
+            self.opened(*slot);
+        }
+        let number = self.journal.committed;
+        for pending in work.pending {
+            self.pending_committed(now, pending, &died);
+        }
+        for (key, mark) in &work.marks {
+            if let Some(durable) = self.durable_by_key(*key) {
+                durable.marked = durable.marked.max(*mark);
+            }
+        }
+        // The store will not load again what this batch removed.
+        let slots: Vec<Slot> = self.journal.by_key.values().copied().collect();
+        for slot in slots {
+            if let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() {
+                durable.gone.retain(|_, batch| *batch > number);
+            }
+            self.refill(slot);
+            self.offer(now, slot);
+        }
+        for slot in work.forgets {
+            self.forgotten(slot, true);
+        }
+        for wait in work.verbs {
+            self.answer(wait.session, wait.number, Ok(Some(wait.answer)));
+        }
+    }
+
+    fn pending_committed(&mut self, now: Now, pending: Pending, died: &BTreeMap<EntryNumber, ()>) {
+        let Pending { tell, source, epoch, sequence, live, credit, record, since_ms, expires_ms, entries } = pending;
+        if epoch != 0 {
+            self.journal.repeats.end(&source, epoch, sequence, true);
+        }
+        let durable = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        for (key, entry) in entries {
+            let size = record.size();
+            self.memory -= size as usize;
+            let Some(slot) = self.journal.by_key.get(&key).copied() else { continue };
+            let attached = self.subscriptions[slot as usize].session != super::NOBODY;
+            let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { continue };
+            if died.contains_key(&entry) || durable.gone.contains_key(&entry) {
+                continue;
+            }
+            if attached && !durable.more && !durable.loading && durable.head_has_room() {
+                let record = record.clone();
+                durable.push_head(Held { entry, since_ms, expires_ms, attempts: 0, refused: String::new(), record });
+                self.memory += size as usize;
+            } else {
+                durable.more = true;
+            }
+        }
+        for confirm in tell.iter().filter(|confirm| confirm.wanted) {
+            let content = Content::Published(Published { id: record.id, live, durable });
+            let mut frame = Frame::new(confirm.number, content);
+            if confirm.repeated {
+                frame.flags |= libeevee::wire::REPEATED;
+            }
+            self.tell(confirm.session, &frame);
+        }
+        self.give_back(now, credit);
+    }
+
+    /// Nothing of a batch is on disk. Messages are refused, and what has to be written is written later.
+    fn batch_refused(&mut self, now: Now, work: Work, error: StorageError) {
+        let (state, why) = match error {
+            StorageError::Unavailable(why) => (State::Unavailable(now.mono + UNAVAILABLE_TIME, why.clone()), why),
+            StorageError::Failed(why) => {
+                self.actions.push(Action::StoreFailed(why.clone()));
+                (State::Failed(why.clone()), why)
+            }
+        };
+        if self.journal.state == State::Well {
+            let text = format!("durable messages are refused, live ones go on: {why}");
+            self.log_store(tracing::Level::ERROR, text);
+        }
+        self.journal.state = state;
+        self.settle_dying(&work);
+        let refused: HashSet<EntryNumber> =
+            work.pending.iter().flat_map(|pending| pending.entries.iter().map(|(_, entry)| *entry)).collect();
+        for pending in work.pending {
+            self.pending_refused(now, pending, &why);
+        }
+        for slot in work.opening {
+            self.not_opened(slot, &why);
+        }
+        for slot in work.forgets {
+            self.forgotten(slot, false);
+        }
+        for wait in work.verbs {
+            let text = format!("the disk did not take it: {why}");
+            self.answer(wait.session, wait.number, Err(refusal(Code::Storage, text)));
+        }
+        let journal = &mut self.journal;
+        for (key, mark) in work.marks {
+            // What this batch brought is not there; what was loaded before still wants its mark.
+            journal.mark(key, mark);
+        }
+        // The number is used up by nothing: the next batch has it.
+        journal.number -= 1;
+        let mut kept = Vec::with_capacity(work.writes.len());
+        for write in work.writes {
+            match write {
+                Write::Publisher(row) => journal.repeats.mark_dirty(&row.source, row.epoch),
+                // A message that was evicted as soon as it came is not there to be evicted.
+                Write::Die { entry, .. } if refused.contains(&entry) => {}
+                write => kept.push(write),
+            }
+        }
+        kept.append(&mut journal.next.writes);
+        journal.next.writes = kept;
+    }
+
+    fn pending_refused(&mut self, now: Now, pending: Pending, why: &str) {
+        if pending.epoch != 0 {
+            self.journal.repeats.end(&pending.source, pending.epoch, pending.sequence, false);
+        }
+        for (key, entry) in &pending.entries {
+            let size = pending.record.size();
+            self.memory -= size as usize;
+            let Some(durable) = self.durable_by_key(*key) else { continue };
+            if durable.gone.remove(entry).is_some() {
+                durable.dead = durable.dead.saturating_sub(1);
+            } else {
+                durable.messages -= 1;
+                durable.bytes -= size;
+                self.journal.store_bytes -= size;
+            }
+        }
+        let reached = match pending.live {
+            0 => "nobody has it".to_owned(),
+            live => format!("{live} live subscriptions have it already"),
+        };
+        let text = format!("message {} is not stored, {reached}: {why}", pending.record.id);
+        for confirm in &pending.tell {
+            self.refuse(confirm.session, confirm.number, refusal(Code::Storage, text.clone()));
+        }
+        if pending.tell.is_empty() {
+            // The bus's own announcements have no publisher to refuse them to.
+            for (key, _) in &pending.entries {
+                let slot = self.journal.by_key.get(key).copied();
+                slot.into_iter().for_each(|slot| self.tell_gap(slot, pending.record.id, GapReason::Memory));
+            }
+        }
+        self.give_back(now, pending.credit);
+    }
+
+    fn settle_dying(&mut self, work: &Work) {
+        for (key, (messages, bytes)) in &work.dying {
+            if let Some(durable) = self.durable_by_key(*key) {
+                durable.dying.0 -= messages;
+                durable.dying.1 -= bytes;
+            }
+        }
+    }
+
+    /// Entries that the store loaded.
+    pub(in crate::core) fn page_loaded(&mut self, now: Now, key: DurableKey, generation: u64, page: Result<Page, StorageError>) {
+        let Some(slot) = self.journal.by_key.get(&key).copied() else { return };
+        let number = self.journal.next_number();
+        let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
+        if durable.generation != generation {
+            return;
+        }
+        durable.loading = false;
+        let page = match page {
+            Ok(page) => page,
+            Err(StorageError::Unavailable(why)) => {
+                // It is tried again with the next alarm.
+                self.log_store(tracing::Level::ERROR, format!("durable messages cannot be read: {why}"));
+                self.set_alarm(slot, now.mono + UNAVAILABLE_TIME);
+                return;
+            }
+            Err(StorageError::Failed(why)) => {
+                self.journal.state = State::Failed(why.clone());
+                self.actions.push(Action::StoreFailed(why));
+                return;
+            }
+        };
+        durable.more = page.more;
+        let mut early = Vec::new();
+        for loaded in page.entries {
+            let Loaded { entry, since_ms, expires_ms, mut attempts, record } = loaded;
+            durable.loaded = durable.loaded.max(entry);
+            if durable.gone.contains_key(&entry) {
+                continue;
+            }
+            if entry <= durable.recovered_mark {
+                attempts = attempts.max(1);
+            }
+            if let Some(undone) = durable.undone.remove(&entry) {
+                attempts = attempts.max(undone.attempts);
+            }
+            let held = Held { entry, since_ms, expires_ms, attempts, refused: String::new(), record };
+            if attempts > 0 && durable.early.remove(&held.record.id) {
+                early.push(held);
+                continue;
+            }
+            self.memory += held.record.size() as usize;
+            durable.push_head(held);
+        }
+        if let Some(last) = durable.head.back()
+            && last.entry > durable.marked
+        {
+            self.journal.mark(key, last.entry);
+        }
+        for held in early {
+            durable.gone.insert(held.entry, number);
+            durable.messages -= 1;
+            durable.bytes -= held.record.size();
+            self.journal.store_bytes -= held.record.size();
+            self.journal.write(Write::Acknowledge { entry: held.entry });
+        }
+        for (entry, id, bytes) in page.damaged {
+            self.lose_damaged(slot, entry, id, bytes);
+        }
+        self.end_early(slot);
+        self.refill(slot);
+        self.offer(now, slot);
+    }
+
+    fn lose_damaged(&mut self, slot: Slot, entry: EntryNumber, id: u64, bytes: u64) {
+        let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
+        durable.messages = durable.messages.saturating_sub(1);
+        durable.bytes = durable.bytes.saturating_sub(bytes);
+        durable.loaded = durable.loaded.max(entry);
+        durable.undone.remove(&entry);
+        self.journal.store_bytes = self.journal.store_bytes.saturating_sub(bytes);
+        self.tell_gap(slot, id, GapReason::Damaged);
+        let text = format!("durable message {id} cannot be read any more and is lost: its bytes on disk have changed");
+        self.log_store(tracing::Level::ERROR, text);
+    }
+
+    pub(super) fn log_store(&mut self, level: tracing::Level, text: String) {
+        self.actions.push(Action::Log { level, operator: None, message: None, text });
+    }
+
+    pub(super) fn durable_by_key(&mut self, key: DurableKey) -> Option<&mut Durable> {
+        let slot = *self.journal.by_key.get(&key)?;
+        self.subscriptions.get_mut(slot as usize)?.durable.as_deref_mut()
+    }
+}
+
+/// Whether a write that was not committed is to be written by a later batch.
+const fn is_kept(write: &Write) -> bool {
+    matches!(
+        write,
+        Write::Acknowledge { .. }
+            | Write::Die { .. }
+            | Write::Attempts { .. }
+            | Write::Expire { .. }
+            | Write::Publisher(_)
+            | Write::ForgetPublisher { .. }
+    )
+}

@@ -1,0 +1,225 @@
+//! Durable subscriptions: they collect while nobody is attached, and what is delivered stays until it is acknowledged.
+//!
+//! The store has everything; here is only what is about to be delivered or waits for its acknowledgement. A message's way:
+//! `publish` puts it into the journal ([`journal`]), the shell carries the batch to the store, and once it is committed it
+//! is confirmed to its publisher and comes into the `head` of its queue, if there is room; else it is loaded from the store
+//! when its turn comes. `deliver` moves it into `in_flight`; an acknowledgement deletes it.
+
+mod acknowledge;
+mod attach;
+mod deliver;
+mod journal;
+pub(super) mod repeat;
+mod verbs;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libeevee::wire::Overflow;
+
+use super::permit::Permit;
+use super::session::SessionKey;
+use super::storage::{Death, DurableKey, EntryNumber, Record};
+
+pub(super) use self::attach::Spec;
+pub(super) use self::deliver::Step;
+pub(crate) use self::journal::Journal;
+pub(super) use self::journal::{Confirm, Enqueue, is_committing};
+pub(crate) use self::verbs::Scope;
+
+/// Nobody: the session of a durable subscription that none is attached to.
+pub(super) const NOBODY: SessionKey = 0;
+
+/// How much of a queue is held in memory, ready for delivery. At least one message, however large.
+const HEAD_MESSAGES: usize = 256;
+const HEAD_BYTES: u64 = 1 << 20;
+
+/// A message that is in memory.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) entry: EntryNumber,
+    pub(super) since_ms: u64,
+    pub(super) expires_ms: u64,
+    /// How often it was delivered.
+    pub(super) attempts: u32,
+    /// Why its last delivery was refused, in the words of whoever did.
+    pub(super) refused: String,
+    pub(super) record: Arc<Record>,
+}
+
+/// A message that was delivered.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) held: Held,
+    pub(super) deadline: Duration,
+}
+
+/// A message that was delivered, and that is not in memory since its session ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Undone {
+    pub(super) id: u64,
+    pub(super) attempts: u32,
+    pub(super) bytes: u64,
+}
+
+/// What a durable subscription may hold on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DurableBounds {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) overflow: Overflow,
+    /// The longest that anything waits.
+    pub(super) age_ms: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Durable {
+    pub(super) key: DurableKey,
+    pub(super) owner: Rc<str>,
+    pub(super) name: String,
+    pub(super) spec: Spec,
+    pub(super) may_receive: Rc<Permit>,
+    pub(super) bounds: DurableBounds,
+    /// Who waits until it is on disk.
+    opening: Option<(SessionKey, u32)>,
+    /// Whether it is on disk.
+    stored: bool,
+    /// Whether a change of it did not come to the disk.
+    unwritten: bool,
+    /// Whether it is to be forgotten.
+    forgetting: bool,
+    /// All that is there or on its way to the disk, and not acknowledged.
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) dead: u64,
+    /// What DieOldest was asked to free in batches that are not committed.
+    dying: (u64, u64),
+
+    /// Ready for delivery, in order.
+    head: VecDeque<Held>,
+    head_bytes: u64,
+    /// Delivered and to be delivered again, from this time on.
+    returned: BTreeMap<EntryNumber, (Held, Duration)>,
+    /// Delivered and not acknowledged, by message id.
+    in_flight: BTreeMap<u64, Flight>,
+    deadlines: BTreeSet<(Duration, u64)>,
+    /// Entries up to this one are in memory, or done with.
+    loaded: EntryNumber,
+    /// Whether entries above `loaded` wait on disk.
+    more: bool,
+    loading: bool,
+    /// Pages that were asked for before the last attach or detach are not for us.
+    generation: u64,
+    /// Entries up to this one may be delivered: the disk knows that they may have been.
+    marked: EntryNumber,
+    /// At the last start of the bus, entries up to this one may have been delivered.
+    recovered_mark: EntryNumber,
+    /// Delivered in an earlier session, and not loaded again.
+    undone: BTreeMap<EntryNumber, Undone>,
+    /// Ids that were acknowledged before the bus had them in memory again.
+    early: BTreeSet<u64>,
+    /// Entries that are done with, as the batch that says so is not committed: the store may still load them.
+    gone: BTreeMap<EntryNumber, u64>,
+    /// Since when deliveries can be made, in the store's time: what is older waited because of that.
+    open_since_ms: u64,
+    /// When the core looks at it again, as it stands among the core's alarms.
+    alarm: Option<Duration>,
+}
+
+impl Durable {
+    /// Whether something could be delivered now, if there is a window for it.
+    pub(super) fn has_next(&self, now: Duration, in_flight_max: usize) -> bool {
+        self.returned.values().any(|(_, from)| *from <= now)
+            || self.has_place(in_flight_max) && self.head.front().is_some_and(|held| held.entry <= self.marked)
+    }
+
+    fn has_place(&self, in_flight_max: usize) -> bool {
+        self.in_flight.len() + self.returned.len() < in_flight_max
+    }
+
+    fn head_has_room(&self) -> bool {
+        self.head.is_empty() || self.head.len() < HEAD_MESSAGES && self.head_bytes < HEAD_BYTES
+    }
+
+    fn push_head(&mut self, held: Held) {
+        self.loaded = self.loaded.max(held.entry);
+        self.head_bytes += held.record.size();
+        self.head.push_back(held);
+    }
+
+    fn pop_head(&mut self) -> Option<Held> {
+        let held = self.head.pop_front()?;
+        self.head_bytes -= held.record.size();
+        Some(held)
+    }
+
+    /// Takes a delivered message out, wherever it is in memory.
+    fn take_delivered(&mut self, id: u64) -> Option<Held> {
+        if let Some(flight) = self.in_flight.remove(&id) {
+            self.deadlines.remove(&(flight.deadline, id));
+            return Some(flight.held);
+        }
+        let entry = *self.returned.iter().find(|(_, (held, _))| held.record.id == id)?.0;
+        self.returned.remove(&entry).map(|(held, _)| held)
+    }
+
+    /// Takes out what is in memory of an entry that the store has removed.
+    fn take_entry(&mut self, entry: EntryNumber) -> Option<Held> {
+        if entry > self.loaded {
+            return None;
+        }
+        if let Some((held, _)) = self.returned.remove(&entry) {
+            return Some(held);
+        }
+        if let Some(at) = self.head.iter().position(|held| held.entry == entry) {
+            let held = self.head.remove(at)?;
+            self.head_bytes -= held.record.size();
+            return Some(held);
+        }
+        let id = *self.in_flight.iter().find(|(_, flight)| flight.held.entry == entry)?.0;
+        self.take_delivered(id)
+    }
+
+    /// Whether it has waited too long at this time of the store's clock.
+    fn has_expired(&self, held: &Held, now_ms: u64) -> bool {
+        let age_max = match self.spec.max_age_ms {
+            0 => self.bounds.age_ms,
+            age => age.min(self.bounds.age_ms),
+        };
+        now_ms.saturating_sub(held.since_ms) > age_max || held.expires_ms != 0 && now_ms > held.expires_ms
+    }
+
+    /// When the oldest that waits came; none when nothing is in memory to tell.
+    pub(super) fn oldest_in_memory(&self) -> Option<u64> {
+        let flying = self.in_flight.values().map(|flight| flight.held.since_ms);
+        let returned = self.returned.values().map(|(held, _)| held.since_ms);
+        flying.chain(returned).chain(self.head.front().map(|held| held.since_ms)).min()
+    }
+
+    pub(super) fn in_flight_count(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub(super) fn returned_count(&self) -> usize {
+        self.returned.len()
+    }
+
+    /// What is held in memory, in bytes.
+    fn held_bytes(&self) -> u64 {
+        let flying = self.in_flight.values().map(|flight| flight.held.record.size());
+        let returned = self.returned.values().map(|(held, _)| held.record.size());
+        flying.chain(returned).sum::<u64>() + self.head_bytes
+    }
+}
+
+/// How long a message that was refused waits until it is delivered again, unless the subscriber says so itself.
+fn back_off(attempts: u32) -> Duration {
+    Duration::from_secs(1 << attempts.saturating_sub(1).min(5)).min(Duration::from_secs(30))
+}
+
+/// A death without words of the subscriber.
+fn death(reason: libeevee::GapReason, text: impl Into<String>, attempts: u32) -> Death {
+    Death { reason, text: text.into(), attempts }
+}
