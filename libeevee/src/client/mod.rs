@@ -255,16 +255,18 @@ impl Client {
     /// [`ErrorKind::Disconnected`] when not everything accepted could be written; or why the client had ended before.
     pub async fn close(&self) -> Result<(), Error> {
         self.shared.close();
-        let mut done = self.shared.done.subscribe();
-        let ended = match timeout(CLOSE, done.wait_for(Option::is_some)).await {
-            Ok(ended) => ended.ok().and_then(|ended| ended.clone()),
-            Err(_) => {
-                let text = format!("the bus read nothing for {CLOSE:?}");
-                self.shared.give_up(Error::new(ErrorKind::Disconnected, text));
-                self.shared.done.subscribe().wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone())
-            }
-        };
+        if timeout(CLOSE, self.ended()).await.is_err() {
+            let text = format!("the bus read nothing for {CLOSE:?}");
+            self.shared.give_up(Error::new(ErrorKind::Disconnected, text));
+            self.ended().await;
+        }
+        let ended = self.shared.done.borrow().clone();
         ended.unwrap_or(Ok(()))
+    }
+
+    async fn ended(&self) {
+        // What it yields borrows from the channel, and would keep this future from being sent to another thread.
+        let _ = self.shared.done.subscribe().wait_for(Option::is_some).await.map(drop);
     }
 }
 

@@ -146,7 +146,7 @@ async fn handlers_are_bounded_and_events_still_come() {
     };
     with_commands(
         "",
-        |op| op.command("slow", slow).concurrency(3),
+        |op| op.command("slow", slow).concurrency(3).live(),
         async |op, mut session| {
             for id in 0..10 {
                 session.deliver(session.subscriptions[0].0, id, &said("!slow")).await;

@@ -164,7 +164,18 @@ impl Peer {
         soon("writing to the client", self.stream.write_all(bytes)).await.unwrap();
     }
 
+    /// The next frame with the number of a subscription, as acknowledgements are.
+    pub(super) async fn settled(&mut self) -> (u32, Content) {
+        let frame = self.frame().await;
+        assert!(matches!(frame.content, Content::Ack(_) | Content::Nack(_)), "{frame:?}");
+        (frame.number, frame.content)
+    }
+
     pub(super) async fn deliver(&mut self, number: u32, id: u64, body: &str) {
+        self.deliver_again(number, id, body, 1).await;
+    }
+
+    pub(super) async fn deliver_again(&mut self, number: u32, id: u64, body: &str, attempt: u32) {
         let deliver = Deliver {
             id,
             source: "irc".into(),
@@ -172,7 +183,7 @@ impl Peer {
             cause: None,
             hops: 0,
             reply_address: None,
-            attempt: 1,
+            attempt,
             waited_ms: 0,
             document: (&document(body)).into(),
         };

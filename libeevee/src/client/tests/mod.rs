@@ -1,6 +1,8 @@
 //! The client against a scripted bus on a real socket.
 
 mod bus;
+mod confirmed;
+mod durable;
 mod handshake;
 mod lost;
 mod notices;
