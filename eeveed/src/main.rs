@@ -16,6 +16,7 @@ mod listener;
 mod lock;
 mod people;
 mod session;
+mod store;
 mod systemd;
 
 use std::path::PathBuf;

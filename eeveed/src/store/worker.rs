@@ -1,0 +1,180 @@
+//! The thread that owns the store, so that a slow disk holds up nobody but those who wait for it.
+//!
+//! The hub starts it with the store, and gives it jobs; answers come through the channel given at the start, in the
+//! order of the jobs:
+//!
+//! ```ignore
+//! let (answers, mut from_store) = tokio::sync::mpsc::unbounded_channel();
+//! let worker = Worker::start(store, answers)?;
+//! worker.commit(batch);                            // -> Answer::Committed; at most one at a time
+//! worker.load(durable, generation, after, 100, 1 << 20); // -> Answer::Loaded; sees the batches given before it
+//! let page = worker.query(|store| store.dead_letters(None, None, 0, 100)).await;   // its own answer
+//! let batch = worker.close().await;                // the last batch, the mark, a checkpoint; then the thread ends
+//! ```
+//!
+//! When `from_store` ends though nobody closed the worker, its thread is gone: to be treated as [`StorageError::Failed`].
+//! After an answer that is `Failed` every further one is, too; nothing more reaches the disk.
+//!
+//! The mark follows a commit: at once when no other job comes for a millisecond, at the latest after ten.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
+
+use super::Store;
+use crate::core::storage::{Batch, Committed, DurableKey, EntryNumber, Page, StorageError};
+
+/// Jobs that may wait. A commit and a page for each subscription are far fewer; the rest are people's questions.
+const JOBS_MAX: usize = 4096;
+
+const MARK_IDLE: Duration = Duration::from_millis(1);
+const MARK_LATEST: Duration = Duration::from_millis(10);
+
+/// What the store says to a job of the hub.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Committed { number: u64, result: Result<Committed, StorageError> },
+    Loaded { durable: DurableKey, generation: u64, result: Result<Page, StorageError> },
+}
+
+enum Job {
+    Commit(Batch),
+    Load { durable: DurableKey, generation: u64, after: EntryNumber, messages: u64, bytes: u64 },
+    Query(Box<dyn FnOnce(&mut Store) + Send>),
+    Close(oneshot::Sender<Result<u64, StorageError>>),
+}
+
+/// The hub's end. Dropping it without [`close`](Self::close) ends the thread, too, but nobody waits for it.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    jobs: SyncSender<Job>,
+    answers: UnboundedSender<Answer>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// # Errors
+    /// The thread cannot be started.
+    pub(crate) fn start(store: Store, answers: UnboundedSender<Answer>) -> std::io::Result<Self> {
+        let (jobs, queue) = sync_channel(JOBS_MAX);
+        let to_hub = answers.clone();
+        let thread = std::thread::Builder::new().name("store".into()).spawn(move || run(store, &queue, &to_hub))?;
+        Ok(Self { jobs, answers, thread: Some(thread) })
+    }
+
+    /// To be answered by [`Answer::Committed`]. Give the next one after that answer.
+    pub(crate) fn commit(&self, batch: Batch) {
+        self.send(Job::Commit(batch));
+    }
+
+    /// To be answered by [`Answer::Loaded`] with the same generation; see [`Store::load`].
+    pub(crate) fn load(&self, durable: DurableKey, generation: u64, after: EntryNumber, messages: u64, bytes: u64) {
+        self.send(Job::Load { durable, generation, after, messages, bytes });
+    }
+
+    /// Asks the store something, after all that was given before. The receiver fails when the thread is gone, or has too
+    /// much to do.
+    pub(crate) fn query<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut Store) -> T + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Job::Query(Box::new(move |store| {
+            let _ = sender.send(ask(store));
+        })));
+        receiver
+    }
+
+    /// The end: waits for all that was given, and gives back the number of the last batch for the next start. No answers
+    /// come after it.
+    ///
+    /// # Errors
+    /// The store had failed, or its thread is gone. What was confirmed is on the disk all the same.
+    pub(crate) async fn close(mut self) -> Result<u64, StorageError> {
+        let (sender, receiver) = oneshot::channel();
+        // Waits for room if it must: what was given before is on its way to the disk.
+        let _ = self.jobs.send(Job::Close(sender));
+        let closed = receiver.await.unwrap_or_else(|_| Err(gone()));
+        if let Some(thread) = self.thread.take() {
+            // It has answered as its last deed, or panicked.
+            let _ = thread.join();
+        }
+        closed
+    }
+
+    fn send(&self, job: Job) {
+        let (job, error) = match self.jobs.try_send(job) {
+            Ok(()) => return,
+            Err(TrySendError::Full(job)) => {
+                (job, StorageError::Unavailable(format!("{JOBS_MAX} questions to the store wait already")))
+            }
+            Err(TrySendError::Disconnected(job)) => (job, gone()),
+        };
+        let _ = match job {
+            Job::Commit(batch) => self.answers.send(Answer::Committed { number: batch.number, result: Err(error) }),
+            Job::Load { durable, generation, .. } => {
+                self.answers.send(Answer::Loaded { durable, generation, result: Err(error) })
+            }
+            // Dropped with its sender: who waits is told.
+            Job::Query(_) | Job::Close(_) => Ok(()),
+        };
+    }
+}
+
+fn gone() -> StorageError {
+    super::error::failed("the thread of the store has ended")
+}
+
+fn run(mut store: Store, jobs: &Receiver<Job>, answers: &UnboundedSender<Answer>) {
+    // When the first batch was committed that no mark tells of.
+    let mut unmarked: Option<Instant> = None;
+    loop {
+        let job = match unmarked {
+            None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(since) => jobs.recv_timeout(MARK_IDLE.min(MARK_LATEST.saturating_sub(since.elapsed()))),
+        };
+        match job {
+            Ok(Job::Commit(batch)) => {
+                let number = batch.number;
+                let result = store.commit(&batch);
+                if result.is_ok() {
+                    unmarked.get_or_insert_with(Instant::now);
+                }
+                let _ = answers.send(Answer::Committed { number, result });
+                // After the answer: who waits for it does not wait for this.
+                report(store.checkpoint(false));
+            }
+            Ok(Job::Load { durable, generation, after, messages, bytes }) => {
+                let result = store.load(durable, after, messages, bytes);
+                let _ = answers.send(Answer::Loaded { durable, generation, result });
+            }
+            Ok(Job::Query(ask)) => ask(&mut store),
+            Ok(Job::Close(sender)) => {
+                let _ = sender.send(store.close());
+                return;
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                report(store.flush_mark(true));
+                unmarked = None;
+                report(store.checkpoint(true));
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                report(store.close().map(|_| ()));
+                return;
+            }
+        }
+        if unmarked.is_some_and(|since| since.elapsed() >= MARK_LATEST) {
+            report(store.flush_mark(false));
+            unmarked = None;
+        }
+    }
+}
+
+/// The next answer says it, too; but there may be none for long.
+fn report(done: Result<(), StorageError>) {
+    if let Err(StorageError::Failed(text) | StorageError::Unavailable(text)) = done {
+        tracing::error!("durable messages: {text}");
+    }
+}
