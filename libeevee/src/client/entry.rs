@@ -94,7 +94,7 @@ impl Entry {
             granted_bytes: subscribe.window_bytes.into(),
             ..Flow::default()
         };
-        let held = subscribe.durable.is_some().then(Held::default);
+        let held = subscribe.durable.is_some().then(|| Held::new(subscribe.window_messages, subscribe.window_bytes));
         Self { subscribe, events, flow: Arc::new(flow), opened: Some(opened), debt: (0, 0), held }
     }
 
@@ -116,8 +116,7 @@ impl Entry {
     /// waits here.
     ///
     /// A durable one begins with its whole window: what came before comes again, at the cost of the window, and is
-    /// dropped here at once. How many may be in flight follows the window in Subscribe, so that less than all of it
-    /// would hold the subscription up for as long as the connection lasts.
+    /// dropped here at once.
     pub(super) fn again(&mut self, number: u32) -> Frame {
         let Flow { granted_messages, granted_bytes, delivered_messages, delivered_bytes, .. } = &*self.flow;
         let left = |granted: &AtomicU64, delivered: &AtomicU64| {
@@ -141,7 +140,7 @@ impl Entry {
         self.frame(number)
     }
 
-    /// The user took so much; what is left of it to be granted.
+    /// The user took so much, or settled it where it is durable; what is left of that to be granted.
     pub(super) fn grant(&mut self, messages: u64, bytes: u64) -> Grant {
         let paid = (messages.min(self.debt.0), bytes.min(self.debt.1));
         self.debt = (self.debt.0 - paid.0, self.debt.1 - paid.1);

@@ -151,6 +151,9 @@ impl State {
     /// What of a lost connection goes over the next one; `unwritten` in the order in which it was accepted.
     fn retain(&mut self, unwritten: impl Iterator<Item = Frame>) {
         let waited = std::mem::take(&mut self.retained);
+        for held in self.subscriptions.values_mut().filter_map(|entry| entry.held.as_mut()) {
+            held.lose();
+        }
         let mut never_sent = Vec::new();
         for frame in unwritten {
             if !matches!(frame.content, Content::Ack(_) | Content::Nack(_)) {
@@ -158,7 +161,7 @@ impl State {
             } else if let Some(entry) = self.subscriptions.get_mut(&frame.number)
                 && let Some(held) = &mut entry.held
             {
-                held.unsent.push(frame);
+                held.keep(frame);
             }
         }
         let later: HashSet<u32> = never_sent.iter().chain(&waited).map(|frame| frame.number).collect();

@@ -7,7 +7,7 @@
 use std::future::{IntoFuture, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -34,6 +34,9 @@ const WINDOW_DURABLE: u64 = 100;
 
 /// "No window" would overflow the sum of what was granted; this is one.
 const WINDOW_MAX: u64 = 1 << 40;
+
+/// How long after it expired here the bus looks at a message: longer than two clocks may differ by.
+const RETURNED: Duration = Duration::from_millis(100);
 
 /// The filters of one subscription, as text; a message matches when any of them does.
 ///
@@ -194,8 +197,8 @@ impl SubscribeBuilder {
     /// How much may be delivered here and not yet taken from the [`Subscription`]: by default 256 messages and 1 MiB of
     /// documents, for a durable one 100 messages. At least 1 each; one message may go beyond the bytes.
     ///
-    /// Of a durable subscription no more messages than this are in flight: delivered, and neither acknowledged nor given
-    /// back.
+    /// For a durable subscription this is how much may be in flight: delivered, and neither acknowledged nor given back. A
+    /// user who acknowledges nothing gets no more than this.
     pub fn window(mut self, messages: u64, bytes: u64) -> Self {
         self.window = Some((messages.clamp(1, WINDOW_MAX), bytes.clamp(1, WINDOW_MAX)));
         self
@@ -329,8 +332,12 @@ impl Subscription {
 
     /// The next event, if one is here already.
     pub fn try_next(&mut self) -> Option<Event> {
-        let item = self.ahead.take().or_else(|| self.events.try_recv().ok())?;
-        self.take(item)
+        loop {
+            let item = self.ahead.take().or_else(|| self.events.try_recv().ok())?;
+            if let Some(event) = self.take(item)? {
+                return Some(event);
+            }
+        }
     }
 
     /// Why the bus ended it, where that is why `next` answered `None`.
@@ -378,26 +385,41 @@ impl Subscription {
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        match self.ahead.take() {
-            Some(item) => Poll::Ready(self.take(item)),
-            None => self.events.poll_recv(cx).map(|item| self.take(item?)),
+        loop {
+            let item = match self.ahead.take() {
+                Some(item) => Some(item),
+                None => ready!(self.events.poll_recv(cx)),
+            };
+            match item.and_then(|item| self.take(item)) {
+                Some(Some(event)) => return Poll::Ready(Some(event)),
+                Some(None) => {}
+                None => return Poll::Ready(None),
+            }
         }
     }
 
-    fn take(&mut self, item: Item) -> Option<Event> {
+    /// What the user gets for it, if anything; `None` at the end.
+    #[allow(clippy::option_option, reason = "what is nothing for the user, and the end, are two things")]
+    fn take(&mut self, item: Item) -> Option<Option<Event>> {
         match item {
             Item::Message(deliver, came) if self.has_expired(&deliver, came) => {
-                Some(Event::Gap(self.take_expired(&deliver)))
+                if self.durable.is_some() {
+                    self.return_expired(&deliver);
+                    return Some(None);
+                }
+                Some(Some(Event::Gap(self.take_expired(&deliver))))
             }
             Item::Message(deliver, _) => {
-                self.consumed(&deliver);
-                let mut message = message(deliver);
-                if self.durable.is_some() {
-                    message.delivery.subscription = self.number;
+                let durable = self.durable.is_some();
+                if !durable {
+                    self.consumed(&deliver);
                 }
-                Some(Event::Message(message))
+                let mut message = message(deliver);
+                message.delivery.subscription = if durable { self.number } else { 0 };
+                Some(Some(Event::Message(message)))
             }
-            Item::Gap(gap) => gap.close().map(Event::Gap),
+            // One that was taken already, as a part of an earlier one.
+            Item::Gap(gap) => Some(gap.close().map(Event::Gap)),
             Item::Failed(error) => {
                 self.failure = Some(error);
                 None
@@ -426,13 +448,11 @@ impl Subscription {
     /// The gap in place of an expired message and of those behind it that have expired, too.
     fn take_expired(&mut self, first: &Deliver) -> Gap {
         self.consumed(first);
-        self.bury(first);
         let mut gap = Gap { first: first.id, last: first.id, count: Some(1), reason: GapReason::Expired };
         while let Ok(item) = self.events.try_recv() {
             match item {
                 Item::Message(deliver, came) if self.has_expired(&deliver, came) => {
                     self.consumed(&deliver);
-                    self.bury(&deliver);
                     gap.last = deliver.id;
                     gap.count = gap.count.map(|count| count + 1);
                 }
@@ -445,14 +465,11 @@ impl Subscription {
         gap
     }
 
-    /// What expired here is a dead letter of its durable subscription, as what expires in the bus.
-    fn bury(&self, deliver: &Deliver) {
-        if self.durable.is_none() {
-            return;
-        }
-        let age_max = self.age_max.unwrap_or_default();
-        let nack = Nack::dead(format!("expired: it waited in the subscriber for longer than max-age, {age_max:?}"));
-        // While the client is ended there is nobody to tell.
+    /// What expired here goes back: when its turn comes again the bus finds it expired as well, makes it a dead letter with
+    /// that reason, and tells the gap.
+    fn return_expired(&self, deliver: &Deliver) {
+        let nack = Nack::again("it waited in its subscriber for longer than max-age").after(RETURNED);
+        // Once the client has ended there is nobody to tell.
         let receipt = Receipt { subscription: self.number, id: deliver.id };
         let _ = self.shared.settle(receipt, Settlement::Nack(nack));
     }

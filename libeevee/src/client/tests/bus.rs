@@ -164,11 +164,16 @@ impl Peer {
         soon("writing to the client", self.stream.write_all(bytes)).await.unwrap();
     }
 
-    /// The next frame with the number of a subscription, as acknowledgements are.
+    /// The next acknowledgement or its contrary; grants are passed over.
     pub(super) async fn settled(&mut self) -> (u32, Content) {
-        let frame = self.frame().await;
-        assert!(matches!(frame.content, Content::Ack(_) | Content::Nack(_)), "{frame:?}");
-        (frame.number, frame.content)
+        loop {
+            let frame = self.frame().await;
+            match frame.content {
+                content @ (Content::Ack(_) | Content::Nack(_)) => return (frame.number, content),
+                Content::Grant(_) => {}
+                other => panic!("neither Ack nor Nack: {other:?}"),
+            }
+        }
     }
 
     pub(super) async fn deliver(&mut self, number: u32, id: u64, body: &str) {

@@ -204,8 +204,8 @@ async fn a_client_that_ends_says_that_it_does_not_know() {
 #[tokio::test]
 async fn whatever_is_lost_each_is_taken_once_and_in_order() {
     const PUBLISHERS: usize = 4;
-    const EACH: usize = 30;
-    for seed in 0..4 {
+    const EACH: usize = 20;
+    for seed in 0..3 {
         let mut random = fastrand::Rng::with_seed(seed);
         let bus = Bus::new();
         let with = || Welcome { credit_messages: 3 + seed, credit_bytes: 4096, ..welcome() };
@@ -226,11 +226,18 @@ async fn whatever_is_lost_each_is_taken_once_and_in_order() {
         let mut texts = Vec::new();
         let mut last = 0;
         while publishers.iter().any(|publisher| !publisher.is_finished()) {
-            if random.u8(..) < 20 {
+            let next = tokio::time::timeout(Duration::from_millis(20), peer.next()).await;
+            let Ok(Some(frame)) = next else {
+                // All that is open was forgotten.
                 drop(peer);
                 (peer, last) = (bus.welcome(with()).await, 0);
+                continue;
+            };
+            if random.u8(..) < 10 {
+                drop(peer);
+                (peer, last) = (bus.welcome(with()).await, 0);
+                continue;
             }
-            let Ok(Some(frame)) = tokio::time::timeout(Duration::from_millis(20), peer.next()).await else { continue };
             let Frame { number, content: Content::Publish(publish), .. } = frame else { panic!("{frame:?}") };
             assert!(publish.sequence > last, "{} after {last} on one connection", publish.sequence);
             last = publish.sequence;
