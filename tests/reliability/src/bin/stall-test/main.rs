@@ -2,8 +2,8 @@
 //! and 16 MiB, nobody else may notice, and the one that was stopped is told exactly what it lost.
 //!
 //! What this measures is the bus and not the machine: phases with and without the stopped subscriber alternate in one
-//! run, in the order running, stopped, stopped, running, so that drift and noise meet both alike, and the medians of
-//! their p99 are compared. Then one stall goes on for the whole time.
+//! run, in the order running, stopped, stopped, running, so that drift and noise meet both alike, and the medians of the
+//! p99 of short windows are compared. Then one stall goes on for the whole time.
 #![allow(clippy::print_stdout, reason = "a tool for people and for make")]
 
 mod load;
@@ -92,15 +92,17 @@ fn torment(arguments: &Arguments, bus: &Eeveed, victim: Victim, load: Load, bega
                 done.push(watch.phase(kind, SETTLE, phase - SETTLE)?);
             }
         }
-        let (running, stopped) = load.p99(&done);
+        let [running, stopped] = load.p99(&done);
         println!(
-            "{} rounds: p99 of the other subscribers {} with all running, {} with one stopped",
+            "{} rounds: p99 of the other subscribers {} with all running, {} with one stopped (medians of windows of 100 ms; of all messages {} and {})",
             done.len() / 2,
-            short(running),
-            short(stopped)
+            short(running.median),
+            short(stopped.median),
+            short(running.all),
+            short(stopped.all)
         );
         // More of the same where noise may have decided: a bus that is really slower stays slower.
-        if stopped <= running * 2 || done.len() >= 2 * rounds * PATIENCE {
+        if stopped.median <= running.median * 2 || done.len() >= 2 * rounds * PATIENCE {
             break;
         }
     }
@@ -108,8 +110,8 @@ fn torment(arguments: &Arguments, bus: &Eeveed, victim: Victim, load: Load, bega
     let cpu: [f64; 2] = [Kind::Running, Kind::Stopped].map(|kind| phases::cpu_share(&done, kind));
     let grown = watch.memory.grown();
     victim.go_on()?;
-    let (running, stopped) = load.p99(&done);
-    let (_, in_long) = load.p99(std::slice::from_ref(&long));
+    let [running, stopped] = load.p99(&done).map(|p99| p99.median);
+    let [_, in_long] = load.p99(std::slice::from_ref(&long)).map(|p99| p99.median);
     let ended = load.end()?;
     let told = victim.end()?;
 
