@@ -23,6 +23,8 @@ use crate::{Document, Error, OperatorState};
 mod support;
 use support::{Bus, Session, module, said, soon, welcome};
 
+mod durable;
+
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Greeting {

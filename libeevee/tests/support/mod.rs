@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use libeevee::chat;
 use libeevee::wire::{
-    CONFIRM, Content, Deliver, EncodedDocument, Frame, Module, Publish, Published, Welcome, split_frame,
+    CONFIRM, Content, Deliver, EncodedDocument, Frame, Module, Publish, Published, Subscribe, Welcome, split_frame,
 };
 use libeevee::{Document, OperatorState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,10 +38,13 @@ pub struct Session {
     frames: mpsc::Receiver<Frame>,
     write: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
     answers_pings: Arc<AtomicBool>,
+    confirms: Arc<AtomicBool>,
     reader: tokio::task::JoinHandle<()>,
     pub token: String,
     /// The numbers of its subscriptions, and their filters.
     pub subscriptions: Vec<(u32, Vec<String>)>,
+    /// The same subscriptions, as they were asked for.
+    pub asked: Vec<Subscribe>,
 }
 
 impl Bus {
@@ -56,8 +59,9 @@ impl Bus {
         let (mut read, write) = stream.into_split();
         let write = Arc::new(tokio::sync::Mutex::new(write));
         let answers_pings = Arc::new(AtomicBool::new(true));
+        let confirms = Arc::new(AtomicBool::new(true));
         let (sender, frames) = mpsc::channel(1000);
-        let (answering, pings) = (Arc::clone(&write), Arc::clone(&answers_pings));
+        let (answering, pings, confirming) = (Arc::clone(&write), Arc::clone(&answers_pings), Arc::clone(&confirms));
         let reader = tokio::spawn(async move {
             let mut buffer = BytesMut::new();
             loop {
@@ -65,7 +69,7 @@ impl Bus {
                     let frame = Frame::decode(bytes).unwrap().unwrap();
                     let reply = match &frame.content {
                         Content::Subscribe(_) => Some(Content::Ok),
-                        Content::Publish(_) if frame.flags & CONFIRM != 0 => {
+                        Content::Publish(_) if frame.flags & CONFIRM != 0 && confirming.load(Ordering::Relaxed) => {
                             Some(Content::Published(Published { id: 5000, live: 1, durable: 0 }))
                         }
                         Content::Ping(value) if pings.load(Ordering::Relaxed) => Some(Content::Pong(*value)),
@@ -82,8 +86,16 @@ impl Bus {
                 }
             }
         });
-        let mut session =
-            Session { frames, write, answers_pings, reader, token: String::new(), subscriptions: Vec::new() };
+        let mut session = Session {
+            frames,
+            write,
+            answers_pings,
+            confirms,
+            reader,
+            token: String::new(),
+            subscriptions: Vec::new(),
+            asked: Vec::new(),
+        };
         session.token = session
             .expect("Hello", |frame| match frame.content {
                 Content::Hello(hello) => Some(hello.token),
@@ -102,6 +114,10 @@ impl Session {
     }
 
     pub async fn deliver(&self, subscription: u32, id: u64, document: &Document) {
+        self.deliver_again(subscription, id, document, 1).await;
+    }
+
+    pub async fn deliver_again(&self, subscription: u32, id: u64, document: &Document, attempt: u32) {
         let deliver = Deliver {
             id,
             source: "irc".into(),
@@ -109,7 +125,7 @@ impl Session {
             cause: None,
             hops: 2,
             reply_address: None,
-            attempt: 1,
+            attempt,
             waited_ms: 0,
             document: document.into(),
         };
@@ -120,12 +136,26 @@ impl Session {
         self.answers_pings.store(on, Ordering::Relaxed);
     }
 
+    pub fn confirm_publishes(&self, on: bool) {
+        self.confirms.store(on, Ordering::Relaxed);
+    }
+
+    /// What the operator said next of a delivery: the number of its subscription, and Ack or Nack.
+    pub async fn settled(&mut self) -> (u32, Content) {
+        self.expect("Ack or Nack", |frame| {
+            let said = matches!(frame.content, Content::Ack(_) | Content::Nack(_));
+            said.then_some((frame.number, frame.content))
+        })
+        .await
+    }
+
     /// The next frame of which `wanted` makes something; others are passed over.
     pub async fn expect<T>(&mut self, what: &str, mut wanted: impl FnMut(Frame) -> Option<T>) -> T {
         soon(what, async {
             loop {
                 let frame = self.frames.recv().await.unwrap_or_else(|| panic!("{what}: the operator closed"));
                 if let Content::Subscribe(subscribe) = &frame.content {
+                    self.asked.push(subscribe.clone());
                     self.subscriptions.push((frame.number, subscribe.filters.clone()));
                 }
                 if let Some(found) = wanted(frame) {
