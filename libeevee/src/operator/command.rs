@@ -275,7 +275,8 @@ async fn handle<S: Settings>(op: Operator<S>, handler: Handler<S>, message: Mess
     let settlement = match handled {
         Ok(Ok(())) => Settlement::Ack,
         Ok(Err(error)) => {
-            tracing::warn!(eevee.message = id, command = name, "message {id} was not answered: {error}");
+            let (code, rule) = (error.code().map_or("", Code::as_str), error.rule().unwrap_or(""));
+            tracing::warn!(eevee.message = id, command = name, code, rule, "message {id} was not answered: {error}");
             let text = error.to_string();
             Settlement::Nack(if is_final(&error) { Nack::dead(text) } else { Nack::again(text) })
         }
