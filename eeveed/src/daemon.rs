@@ -11,12 +11,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Limits;
 use crate::core::{Core, Event};
+use crate::handover::{self, Offer};
 use crate::halted::Halted;
 use crate::hub::{Hub, Places};
 use crate::identity::Key;
 use crate::ids::IdBlocks;
 use crate::lock::Lock;
 use crate::systemd::{self, Inherited};
+use crate::listener::Connections;
 use crate::{Arguments, control, files, identity, listener};
 
 /// Where systemd's tmpfiles.d makes room for what survives restarts, not reboots.
@@ -42,6 +44,8 @@ pub(crate) fn run(arguments: Arguments, inherited: Inherited) -> anyhow::Result<
     for problem in &inherited.problems {
         tracing::warn!("{problem}");
     }
+    // Whatever comes of this start: what systemd keeps is for this one alone.
+    let offer = Offer::claim(inherited.state, inherited.connections);
     let ground = ground(&arguments)?;
     // Quick, and first: two buses at a very first start must not make two keys.
     let _lock = Lock::take(&ground.state)?;
@@ -77,33 +81,56 @@ pub(crate) fn run(arguments: Arguments, inherited: Inherited) -> anyhow::Result<
             }
         };
         let places = Places { config: ground.config.clone(), development: ground.development };
+        let halted: Vec<_> = halted.into_iter().collect();
+        let mut waiting = None;
         let hub = Hub::new(places, key, halted_files, blocks.clone(), |now| {
-            Core::new(now, u64::from_le_bytes(boot), limits, halted.into_iter().collect(), ids)
+            match handover::restore(offer, now, &limits, &halted, &ids) {
+                Some((core, sessions)) => {
+                    waiting = Some(sessions);
+                    core
+                }
+                None => Core::new(now, u64::from_le_bytes(boot), limits, halted, ids),
+            }
         });
         let socket = UnixListener::from_std(socket).context("cannot serve the bus socket")?;
-        files::warn_of_strange_names(&hub.places.config).await;
         hub.config_error.replace(config_error);
-        serve(&hub, socket).await?;
+        hub.open_store(&ground.state)?;
+        let connections = Rc::new(Connections::default());
+        if let Some(sessions) = waiting {
+            sessions.resume(&hub, &connections);
+        }
+        let handed_over = serve(&hub, connections, socket, !ground.development).await;
+        hub.close_store().await;
+        let handed_over = handed_over?;
         if let Err(error) = blocks.release(hub.with_core(|core| core.next_unused_id())) {
             tracing::warn!("a block of message ids is given up: {error}");
         }
-        Ok(())
+        Ok(handed_over)
     });
-    // A user database that hangs keeps its thread; nobody waits for it.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    outcome
+    // A user database that hangs keeps its thread; nobody waits for it, least of all sessions that know of no restart.
+    let patience = if matches!(outcome, Ok(true)) { Duration::ZERO } else { Duration::from_secs(1) };
+    runtime.shutdown_timeout(patience);
+    outcome.map(drop)
 }
 
-async fn serve(hub: &Rc<Hub>, socket: UnixListener) -> anyhow::Result<()> {
+/// True if the next run goes on with the sessions.
+async fn serve(
+    hub: &Rc<Hub>,
+    connections: Rc<Connections>,
+    socket: UnixListener,
+    may_hand_over: bool,
+) -> anyhow::Result<bool> {
     let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("no signals")?;
-    let accepting = tokio::task::spawn_local(listener::accept(hub.clone(), socket));
+    let accepting = tokio::task::spawn_local(listener::accept(hub.clone(), connections, socket));
     tokio::task::spawn_local(hub.clone().tick());
     systemd::notify_ready(&status(hub));
+    let config = hub.places.config.clone();
+    tokio::task::spawn_local(async move { files::warn_of_strange_names(&config).await });
     let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
     let mut report = tokio::time::interval(STATUS_TIME);
-    loop {
+    let terminated = loop {
         tokio::select! {
             // The ping comes from the loop that serves: when it hangs, systemd sees it.
             _ = async { match &mut watchdog { Some(interval) => interval.tick().await, None => std::future::pending().await } } => {
@@ -115,17 +142,30 @@ async fn serve(hub: &Rc<Hub>, socket: UnixListener) -> anyhow::Result<()> {
                 let hub = hub.clone();
                 tokio::task::spawn_local(async move { control::reload_bus(&hub).await });
             }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break true,
+            _ = interrupt.recv() => break false,
+            why = hub.disk.failed() => {
+                // What is on disk is not known, so that nothing may be confirmed: the next start looks. A sync that
+                // failed is never repeated as if nothing had happened.
+                hub.step(Event::Stop("the bus starts anew, because its disk failed".into()));
+                hub.all_closed(STOP_TIME).await;
+                bail!("durable messages are not safe: {why}");
+            }
         }
-    }
+    };
     systemd::notify_stopping();
     tracing::info!("stopping: {}", hub.with_core(|core| core.summary()));
     // Who comes back at once waits in systemd's socket for the next start, and not for one that goes away again.
     accepting.abort();
+    // systemd says nothing about whether it stops or restarts the bus. If it stops it, the connections end with what it
+    // keeps, and clients find out by that.
+    if terminated && may_hand_over && systemd::can_store() {
+        return Ok(handover::give(hub).await);
+    }
+    hub.quiesce().await;
     hub.step(Event::Stop("the bus is stopping".into()));
     hub.all_closed(STOP_TIME).await;
-    Ok(())
+    Ok(false)
 }
 
 fn status(hub: &Hub) -> String {

@@ -6,11 +6,13 @@ use std::fs::File;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use libeevee::wire::{Code, Content, Frame, Refusal};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 
 use crate::core::beyond;
+use crate::handover::Kept;
 use crate::handshake::Kernel;
 use crate::hub::Hub;
 use crate::session;
@@ -20,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Who is connected and who has not said Hello yet.
 #[derive(Debug, Default)]
-struct Connections {
+pub(crate) struct Connections {
     of_uid: RefCell<HashMap<u32, usize>>,
     waiting: RefCell<VecDeque<Rc<Notify>>>,
 }
@@ -73,15 +75,14 @@ impl Drop for Waiting {
 }
 
 /// Runs for ever.
-pub(crate) async fn accept(hub: Rc<Hub>, listener: UnixListener) {
-    let connections = Rc::new(Connections::default());
+pub(crate) async fn accept(hub: Rc<Hub>, connections: Rc<Connections>, listener: UnixListener) {
     // Given up to accept and close one connection when there is no other descriptor left.
     let mut reserve = File::open("/dev/null").ok();
     let mut last_line: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                admit(&hub, &connections, stream);
+                admit(&hub, &connections, stream, BytesMut::new());
                 // Its Hello may be there already. Many that come at once, as after a restart of the bus, must not push
                 // each other out before anybody looked.
                 tokio::task::yield_now().await;
@@ -103,7 +104,31 @@ pub(crate) async fn accept(hub: Rc<Hub>, listener: UnixListener) {
     }
 }
 
-fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream) {
+/// Goes on with a connection of the last run; false if there is nothing to go on with.
+pub(crate) fn resume(hub: &Rc<Hub>, connections: &Rc<Connections>, kept: Kept) -> bool {
+    let Kept { session, stream, input, output, frame_bytes_max } = kept;
+    let stream = std::os::unix::net::UnixStream::from(stream);
+    let Ok(stream) = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) else { return false };
+    let input = BytesMut::from(&input[..]);
+    let Some(key) = session else {
+        admit(hub, connections, stream, input);
+        return true;
+    };
+    // The state may be wrong; the kernel is not.
+    let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+    let (Some(uid), true) = (uid, uid == hub.with_core(|core| core.peer_uid(key))) else { return false };
+    let outlet = hub.reopen(key);
+    let (counted, _) = Counted::new(connections, uid);
+    let hub = hub.clone();
+    tokio::task::spawn_local(async move {
+        let _counted = counted;
+        session::resume(hub, key, &outlet, stream, input, output, frame_bytes_max).await;
+    });
+    true
+}
+
+/// `input` is what was read from it already.
+fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream, input: BytesMut) {
     let Ok(peer) = stream.peer_cred() else { return };
     let kernel = Kernel { uid: peer.uid(), pid: peer.pid() };
     let limits = hub.limits();
@@ -131,7 +156,7 @@ fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream) {
     let place = Waiting { displaced, connections: connections.clone() };
     tokio::task::spawn_local(async move {
         let _counted = counted;
-        session::serve(hub, stream, kernel, place).await;
+        session::serve(hub, stream, kernel, place, input).await;
     });
 }
 

@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::core::{Event, SessionKey, refusal};
+use crate::handover::Kept;
 use crate::handshake::{self, Kernel, Outcome};
 use crate::hub::{Hub, Outlet};
 use crate::listener::Waiting;
@@ -42,17 +43,20 @@ const FAREWELL_TIME: Duration = Duration::from_secs(1);
 const LAUNCHER_TIME: Duration = Duration::from_secs(5);
 
 /// One connection, from Hello to its end.
-pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, waiting: Waiting) {
-    let mut connection = Connection { stream, input: BytesMut::new(), partial_since: None, held: false, counted: 0 };
+pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, waiting: Waiting, input: BytesMut) {
+    let _task = hub.handover.task();
     let limits = hub.limits();
+    let mut connection = Connection::new(stream, input, limits.frame_bytes);
     let hello = tokio::select! {
         hello = timeout(limits.handshake_time, connection.first_frame(limits.frame_bytes.min(HELLO_BYTES_MAX))) => hello.unwrap_or_else(|_| {
             let text = format!("no Hello within {} s", limits.handshake_time.as_secs());
             Err(Some(refusal(Code::HandshakeTimeout, text)))
         }),
         () = waiting.displaced() => Err(Some(refusal(Code::HandshakeTimeout, "too many connections wait with their Hello"))),
+        () = hub.handover.draining() => return connection.hand_over(&hub, None, Vec::new()),
     };
     drop(waiting);
+    let judging = hub.handover.judging();
     let outcome = match hello {
         Ok(frame) => handshake::judge(&hub, kernel, frame).await.map_err(Some),
         Err(refusal) => Err(refusal),
@@ -61,42 +65,68 @@ pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, wait
         Ok(Outcome::Join { identity, peer, module }) => {
             let (key, outlet) = hub.open();
             hub.step(Event::Join { session: key, identity, peer, module });
-            let joined = Joined { hub: &hub, key };
-            connection.run(&hub, key, &outlet).await;
-            drop(joined);
+            drop(judging);
+            connection.run_to_the_end(&hub, key, &outlet, Vec::new()).await;
         }
         Ok(Outcome::Launch(welcome)) => {
-            connection.farewell(&welcome.encode()).await;
+            connection.farewell(&hub, &welcome.encode()).await;
+            drop(judging);
             // It closes when it has read its answer; a byte more is nothing that it may send.
             let mut byte = [0];
-            let _ = timeout(LAUNCHER_TIME, async {
+            let closed = timeout(LAUNCHER_TIME, async {
                 connection.stream.readable().await.is_ok() && connection.stream.try_read(&mut byte).is_ok()
-            })
-            .await;
+            });
+            tokio::select! {
+                _ = closed => {}
+                () = hub.handover.draining() => {}
+            }
         }
         Err(Some(refusal)) => {
             hub.refused(kernel, &refusal);
-            connection.farewell(&Frame::new(0, Content::Error(refusal)).encode()).await;
+            connection.farewell(&hub, &Frame::new(0, Content::Error(refusal)).encode()).await;
         }
         Err(None) => tracing::debug!("uid {} closed before its Hello", kernel.uid),
     }
+}
+
+/// A session that the last run handed over, to its end. `output` comes before everything that the core has for it.
+pub(crate) async fn resume(
+    hub: Rc<Hub>,
+    key: SessionKey,
+    outlet: &Outlet,
+    stream: UnixStream,
+    input: BytesMut,
+    output: Vec<u8>,
+    frame_bytes_max: usize,
+) {
+    let _task = hub.handover.task();
+    hub.with_core(|core| core.count_unwritten(key, output.len()));
+    Connection::new(stream, input, frame_bytes_max).run_to_the_end(&hub, key, outlet, output).await;
 }
 
 /// Closes the session when its task ends, even by a panic: then the id that it held must be free, and others go on.
 struct Joined<'a> {
     hub: &'a Rc<Hub>,
     key: SessionKey,
+    /// The next run goes on with it.
+    handed_over: bool,
 }
 
 impl Drop for Joined<'_> {
     fn drop(&mut self) {
-        self.hub.close(self.key);
+        if self.handed_over {
+            self.hub.detach(self.key);
+        } else {
+            self.hub.close(self.key);
+        }
     }
 }
 
 struct Connection {
     stream: UnixStream,
     input: BytesMut,
+    /// What this peer was told that a frame may have.
+    frame_bytes_max: usize,
     /// Since when a frame has been incomplete.
     partial_since: Option<Instant>,
     /// Whether there may be whole frames in `input` that wait for the peer to read the answers to those before.
@@ -113,6 +143,25 @@ enum Read {
 }
 
 impl Connection {
+    fn new(stream: UnixStream, input: BytesMut, frame_bytes_max: usize) -> Self {
+        Self { stream, input, frame_bytes_max, partial_since: None, held: false, counted: 0 }
+    }
+
+    /// Gives all to the next run of the bus, with what is not written yet.
+    fn hand_over(self, hub: &Hub, session: Option<SessionKey>, output: Vec<u8>) {
+        if let Some(kept) = Kept::new(session, self.stream, self.input.to_vec(), output, self.frame_bytes_max) {
+            hub.handover.keep(kept);
+        }
+    }
+
+    async fn run_to_the_end(mut self, hub: &Rc<Hub>, key: SessionKey, outlet: &Outlet, output: Vec<u8>) {
+        let mut joined = Joined { hub, key, handed_over: false };
+        if let Some(unwritten) = self.run(hub, key, outlet, output).await {
+            joined.handed_over = true;
+            self.hand_over(hub, Some(key), unwritten);
+        }
+    }
+
     /// The first frame; `Err(None)` when the peer closed.
     async fn first_frame(&mut self, frame_bytes_max: usize) -> Result<Frame, Option<Refusal>> {
         let told = |error: WireError| match error.to_frame().content {
@@ -134,18 +183,20 @@ impl Connection {
         }
     }
 
-    async fn run(&mut self, hub: &Rc<Hub>, key: SessionKey, outlet: &Outlet) {
-        let frame_bytes_max = hub.limits().frame_bytes;
-        let mut output = Vec::new();
+    /// Serves the session. What it has not written, if the next run goes on with it; none when it is over.
+    async fn run(&mut self, hub: &Rc<Hub>, key: SessionKey, outlet: &Outlet, mut output: Vec<u8>) -> Option<Vec<u8>> {
         let mut written = 0;
         let mut ended = false;
-        // Frames may have come together with Hello.
-        self.hand_over(hub, key, frame_bytes_max);
+        // Frames may have come together with Hello, or wait since the last run.
+        self.held = !self.input.is_empty();
         loop {
+            if hub.handover.is_collecting() && !outlet.closing.get() {
+                return Some(output.split_off(written));
+            }
             if written == output.len() {
                 output.clear();
                 written = 0;
-                hub.with_core(|core| core.output(hub.now(), key, OUTPUT_BYTES, &mut output));
+                hub.output(key, OUTPUT_BYTES, &mut output);
             }
             let has_output = written < output.len();
             if !has_output {
@@ -154,17 +205,18 @@ impl Connection {
                 // Everything that came before a half close is answered, also what is still being carried out.
                 let done = ended && !self.held && !hub.with_core(|core| core.is_at_work(key));
                 if outlet.closing.get() || done {
-                    return;
+                    return None;
                 }
             } else if outlet.closing.get() {
                 // Behind what is half written, the error that ends it.
-                hub.with_core(|core| core.output(hub.now(), key, 0, &mut output));
-                self.farewell(&output[written..]).await;
-                return;
+                hub.output(key, 0, &mut output);
+                self.farewell(hub, &output[written..]).await;
+                return None;
             }
-            let takes = hub.with_core(|core| core.control_backlog(key)) < BACKLOG_BYTES;
+            let has_room = hub.with_core(|core| core.control_backlog(key)) < BACKLOG_BYTES;
+            let takes = has_room && !hub.handover.is_draining();
             if takes && self.held {
-                self.hand_over(hub, key, frame_bytes_max);
+                self.take_frames(hub, key);
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -181,15 +233,15 @@ impl Connection {
                 () = sleep(MEMORY_TIME), if starved => {}
                 ready = self.stream.writable(), if has_output => {
                     if ready.is_err() || !self.write(&output, &mut written) {
-                        return;
+                        return None;
                     }
                 }
                 ready = self.stream.readable(), if reads => {
                     match if ready.is_ok() { self.read() } else { Read::Failed } {
-                        Read::Chunk => self.hand_over(hub, key, frame_bytes_max),
+                        Read::Chunk => self.take_frames(hub, key),
                         // Everything that came was handled; what is answered is still written (a half close).
                         Read::End => ended = true,
-                        Read::Failed => return,
+                        Read::Failed => return None,
                     }
                     tokio::task::yield_now().await;
                 }
@@ -205,8 +257,9 @@ impl Connection {
     }
 
     /// Gives the core every whole frame that was read, or as many as there is room for their answers.
-    fn hand_over(&mut self, hub: &Rc<Hub>, key: SessionKey, frame_bytes_max: usize) {
+    fn take_frames(&mut self, hub: &Rc<Hub>, key: SessionKey) {
         let (mut broken, mut all, mut any) = (false, false, false);
+        let frame_bytes_max = self.frame_bytes_max;
         let input = &mut self.input;
         let events = std::iter::from_fn(|| {
             while !broken {
@@ -270,11 +323,15 @@ impl Connection {
     }
 
     /// Writes the last bytes, as far as the peer takes them in time.
-    async fn farewell(&self, bytes: &[u8]) {
+    async fn farewell(&self, hub: &Hub, bytes: &[u8]) {
         let all = async {
             let mut written = 0;
             while written < bytes.len() && self.stream.writable().await.is_ok() && self.write(bytes, &mut written) {}
         };
-        let _ = timeout(FAREWELL_TIME, all).await;
+        tokio::select! {
+            biased;
+            _ = timeout(FAREWELL_TIME, all) => {}
+            () = hub.handover.collecting() => {}
+        }
     }
 }

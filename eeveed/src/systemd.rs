@@ -3,8 +3,9 @@
 //! environment.
 
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 use sd_notify::NotifyState;
+
+use crate::handover;
 
 /// The first inherited descriptor.
 const FIRST_FD: RawFd = 3;
@@ -26,8 +29,10 @@ pub(crate) struct Inherited {
     pub(crate) bus: Option<UnixListener>,
     /// Where systemd fetches tokens.
     pub(crate) identity: Option<UnixListener>,
-    /// What an earlier run stored: connections and state.
-    pub(crate) stored: Vec<OwnedFd>,
+    /// What the last run stored: its state, one if all is well.
+    pub(crate) state: Vec<OwnedFd>,
+    /// And its connections.
+    pub(crate) connections: Vec<OwnedFd>,
     /// What was wrong, to be logged when there is a log.
     pub(crate) problems: Vec<String>,
 }
@@ -67,7 +72,9 @@ impl Inherited {
         let slot = match name {
             "bus" => &mut self.bus,
             "identity" => &mut self.identity,
-            _ => return self.stored.push(fd),
+            handover::STATE => return self.state.push(fd),
+            handover::CONNECTION => return self.connections.push(fd),
+            _ => return self.problems.push(format!("an inherited descriptor of the name {name:?} is not used")),
         };
         if let Some(problem) = not_listening(&fd) {
             self.problems.push(format!("the inherited socket {name} is not used: {problem}"));
@@ -157,6 +164,67 @@ pub(crate) fn notify_stopping() {
 /// How long a stop may be held up by a PID 1 that does not read.
 const STOPPING_TIME: Duration = Duration::from_millis(200);
 
+/// What the unit keeps at most; systemd drops silently what is beyond. From 254 on it says so itself.
+const STORE_MAX: usize = 4096;
+/// As many as one message can carry.
+const BULK: usize = 253;
+/// How long PID 1 may take to take all descriptors. It compares each with each.
+const STORE_TIME: Duration = Duration::from_secs(3);
+
+/// Whether this process can give descriptors to systemd.
+pub(crate) fn can_store() -> bool {
+    // sd-notify knows no abstract sockets.
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| std::path::Path::new(&path).is_absolute())
+}
+
+/// How many descriptors systemd keeps.
+pub(crate) fn store_room() -> usize {
+    let told = std::env::var("FDSTORE").ok().and_then(|max| max.parse().ok());
+    told.unwrap_or(STORE_MAX).min(STORE_MAX)
+}
+
+/// Gives the state and the connections to systemd, which hands them to the next run. All before it was sent when this
+/// comes back, and systemd has what it keeps.
+///
+/// # Errors
+/// systemd did not take them; it may have some of them.
+pub(crate) fn store(connections: Vec<OwnedFd>, state: OwnedFd) -> io::Result<()> {
+    notifier().run(STORE_TIME, move || {
+        // FDPOLL=0: a connection whose peer hung up is not dropped with what it said before.
+        let send = |name, fds: &[BorrowedFd<'_>]| {
+            let assignments = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+            sd_notify::notify_with_fds(&assignments, fds)
+        };
+        send(handover::STATE, &[state.as_fd()])?;
+        for bulk in connections.chunks(BULK) {
+            send(handover::CONNECTION, &bulk.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+        }
+        barrier()
+    })
+}
+
+/// Makes systemd forget all that an earlier run stored.
+///
+/// # Errors
+/// It could not be told.
+pub(crate) fn forget_stored() -> io::Result<()> {
+    notifier().run(STORE_TIME, || {
+        for name in [handover::STATE, handover::CONNECTION] {
+            sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])?;
+        }
+        Ok(())
+    })
+}
+
+/// Waits until PID 1 has handled all that was sent before: it closes the other end then.
+fn barrier() -> io::Result<()> {
+    let (mut ours, theirs) = UnixStream::pair()?;
+    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
+    drop(theirs);
+    ours.set_read_timeout(Some(STORE_TIME))?;
+    ours.read(&mut [0]).map(drop)
+}
+
 fn notifier() -> &'static Notifier {
     static NOTIFIER: OnceLock<Notifier> = OnceLock::new();
     NOTIFIER.get_or_init(Notifier::start)
@@ -169,11 +237,12 @@ struct Notifier {
     queue: Option<SyncSender<Message>>,
 }
 
-#[derive(Debug)]
 enum Message {
     Note(Note),
     /// Answered when all before it was sent.
     Flush(SyncSender<()>),
+    /// Done in its turn.
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 /// Notes that wait for a busy PID 1; what exceeds them is dropped. READY=1 comes first, so it is not.
@@ -188,7 +257,7 @@ impl Notifier {
         Self::with(sd_notify::notify)
     }
 
-    fn with(send: impl FnMut(&[NotifyState<'_>]) -> std::io::Result<()> + Send + 'static) -> Self {
+    fn with(send: impl FnMut(&[NotifyState<'_>]) -> io::Result<()> + Send + 'static) -> Self {
         let (queue, notes) = sync_channel(NOTES_MAX);
         match thread::Builder::new().name("notify".to_owned()).spawn(move || deliver(&notes, send)) {
             Ok(_) => Self { queue: Some(queue) },
@@ -219,6 +288,21 @@ impl Notifier {
         }
     }
 
+    /// Does something in the turn of all other notes, and waits for it; at most for `patience`.
+    fn run(&self, patience: Duration, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+        let Some(queue) = &self.queue else {
+            return Err(io::Error::new(ErrorKind::NotConnected, "there is no systemd to notify"));
+        };
+        self.flush(patience);
+        let (done, wait) = sync_channel(1);
+        let work = Box::new(move || {
+            let _ = done.try_send(work());
+        });
+        let late = || io::Error::new(ErrorKind::TimedOut, "systemd does not read its notifications");
+        queue.try_send(Message::Run(work)).map_err(|_| late())?;
+        wait.recv_timeout(patience).map_err(|_| late())?
+    }
+
     fn put(&self, note: Note) {
         // A full queue: PID 1 has not read for long, and later notes will say what matters then.
         if let Some(queue) = &self.queue
@@ -229,13 +313,17 @@ impl Notifier {
     }
 }
 
-fn deliver(notes: &Receiver<Message>, mut send: impl FnMut(&[NotifyState<'_>]) -> std::io::Result<()>) {
+fn deliver(notes: &Receiver<Message>, mut send: impl FnMut(&[NotifyState<'_>]) -> io::Result<()>) {
     let mut failed = false;
     for message in notes {
         let note = match message {
             Message::Note(note) => note,
             Message::Flush(done) => {
                 let _ = done.try_send(());
+                continue;
+            }
+            Message::Run(work) => {
+                work();
                 continue;
             }
         };

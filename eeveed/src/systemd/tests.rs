@@ -35,13 +35,15 @@ fn descriptors_are_placed_by_name_and_kind() {
     inherited.place(listener("i"), "identity");
     inherited.place(listener("b"), "bus");
     inherited.place(UnixStream::pair().unwrap().0.into(), "c");
-    inherited.place(UnixStream::pair().unwrap().0.into(), "");
+    inherited.place(tempfile::tempfile().unwrap().into(), "s");
     assert!(inherited.problems.is_empty(), "{:?}", inherited.problems);
     assert!(inherited.bus.is_some() && inherited.identity.is_some());
-    assert_eq!(inherited.stored.len(), 2);
+    assert_eq!((inherited.state.len(), inherited.connections.len()), (1, 1));
 
     inherited.place(listener("b2"), "bus");
     assert!(inherited.problems[0].contains("a second inherited socket bus"));
+    inherited.place(UnixStream::pair().unwrap().0.into(), "conn-1");
+    assert!(inherited.problems[1].contains("conn-1"), "{:?}", inherited.problems);
 }
 
 #[test]
@@ -123,7 +125,7 @@ fn failures_do_not_end_the_thread() {
     let notifier = Notifier::with(move |_| {
         count += 1;
         sent.send(count).unwrap();
-        if count % 2 == 0 { Ok(()) } else { Err(std::io::ErrorKind::NotFound.into()) }
+        if count % 2 == 0 { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
     });
     for _ in 0..5 {
         notifier.put(Note::Watchdog);
@@ -154,9 +156,9 @@ fn child_takes_descriptors() {
     let inherited = Inherited::take();
     assert!(inherited.bus.is_none());
     // 3 is no socket, 4 is closed, 5 is what an earlier run stored.
-    assert_eq!(inherited.stored.len(), 1);
+    assert_eq!(inherited.connections.len(), 1);
     assert!(inherited.problems.iter().any(|problem| problem.contains("no socket")), "{:?}", inherited.problems);
-    assert!(Inherited::take().stored.is_empty(), "taken twice");
+    assert!(Inherited::take().connections.is_empty(), "taken twice");
 }
 
 #[test]
@@ -168,7 +170,7 @@ fn hostile_descriptors() {
 #[ignore = "run by absurd_variables in a child"]
 fn child_ignores_the_absurd() {
     let inherited = Inherited::take();
-    assert!(inherited.bus.is_none() && inherited.identity.is_none() && inherited.stored.is_empty());
+    assert!(inherited.bus.is_none() && inherited.identity.is_none() && inherited.connections.is_empty());
     assert_eq!(watchdog_interval(), None);
     notify_ready("x");
     notify_watchdog();

@@ -8,7 +8,16 @@ use super::*;
 use crate::handover::{decode, encode};
 
 /// What a clean restart of the daemon makes of a core: it is saved, written, read and restored. Nothing may be different.
-pub(crate) fn restart(core: Core, now: Now) -> Core {
+pub(crate) fn restart(mut core: Core, now: Now) -> Core {
+    // The shell has its own account of what it has read and not handled, and of what it has not written.
+    for key in core.session_keys() {
+        if core.is_lasting(key) {
+            core.count_unwritten(key, 0);
+            core.count_input(key, 0);
+        } else {
+            core.step(now, Event::Leave { session: key }, &mut Vec::new());
+        }
+    }
     let saved = core.save(now);
     let (saved, _) = decode(encode(&saved, &[]).unwrap()).unwrap();
     let ids = core.ids.clone();
@@ -19,9 +28,7 @@ pub(crate) fn restart(core: Core, now: Now) -> Core {
 
 /// All accounts and all that is shown to people.
 fn compare(core: &Core, restored: &Core) {
-    let unwritten: usize = core.sessions.values().map(|session| session.unwritten + session.input).sum();
-    let closing: usize = core.sessions.values().filter(|session| session.closing).map(Session::counted).sum();
-    assert_eq!((restored.memory, restored.owed), (core.memory, core.owed - unwritten.max(closing)), "accounts");
+    assert_eq!((restored.memory, restored.owed), (core.memory, core.owed), "accounts");
     assert_eq!(restored.status(None).unwrap(), core.status(None).unwrap());
     let now = Now { mono: core.started.mono, wall: 0 };
     assert_eq!(restored.bus_status(now), core.bus_status(now));
@@ -35,6 +42,11 @@ fn at(seconds: u64) -> Now {
 
 fn id(text: &str) -> OperatorId {
     text.parse().unwrap()
+}
+
+/// The pieces as another run finds them.
+fn read_back(saved: &Saved) -> Blobs {
+    Blobs::from_bytes(saved.blobs.iter().map(Into::into).collect())
 }
 
 struct Bench {
@@ -208,7 +220,8 @@ fn fields_may_be_missing_or_unknown_where_that_is_promised() {
     structure["requests"][0].as_object_mut().unwrap().remove("owners").unwrap();
     let structure: Structure = serde_json::from_value(structure).unwrap();
     let ids = bench.core.ids.clone();
-    assert!(Core::restore(bench.now, Limits::default(), Vec::new(), ids, Saved { structure, ..saved }).is_ok());
+    let (now, limits) = (bench.now, Limits::default());
+    assert!(Core::restore(now, limits, Vec::new(), ids, Saved { structure, blobs: read_back(&saved) }).is_ok());
 }
 
 /// Every number of the structure replaced by the worst there are, and every text by another.
@@ -222,7 +235,7 @@ fn absurd_values_are_refused_or_harmless() {
     };
     let mut paths = Vec::new();
     collect(&structure, &mut String::new(), &mut paths);
-    assert!(paths.len() > 200, "{}", paths.len());
+    assert!(paths.len() > 150, "{}", paths.len());
     let mut refused = 0;
     for path in &paths {
         let good = structure.pointer(path).unwrap();
@@ -283,6 +296,7 @@ fn exercise(core: &mut Core, now: Now, what: &str) {
         let _ = core.deadline();
         let again = core.save(later);
         let next = core.next_unused_id();
+        let again = Saved { blobs: read_back(&again), ..again };
         Core::restore(later, core.limits.clone(), Vec::new(), next..1 << 53, again).unwrap();
         for session in core.session_keys() {
             core.step(later, Event::Leave { session }, &mut actions);
