@@ -20,7 +20,10 @@ use crate::wire::{self, Ack, Content, Frame, Grant};
 const DONE_MAX: usize = 1024;
 
 /// Between attempts to attach where the bus has not noticed yet that the last connection is gone.
-const ATTACH_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const PREDECESSOR_PAUSE: Duration = Duration::from_millis(200);
+
+/// Between attempts to attach where the bus cannot write.
+pub(super) const STORAGE_PAUSE: Duration = Duration::from_secs(2);
 
 /// A window is opened again by each sixteenth of it that was settled: a small one at once, a large one not for each message.
 const GRANT_PARTS: u64 = 16;
@@ -204,10 +207,9 @@ impl Shared {
         }
     }
 
-    /// Attaches to a durable subscription once more: the session before this one had it when the bus was asked, and may be
-    /// gone by now.
-    pub(super) async fn attach_later(self: Arc<Self>, number: u32, session: u64) {
-        sleep(ATTACH_PAUSE).await;
+    /// Attaches to a durable subscription once more, on the same connection.
+    pub(super) async fn attach_later(self: Arc<Self>, number: u32, session: u64, pause: Duration) {
+        sleep(pause).await;
         let mut guard = self.lock();
         let state: &mut State = &mut guard;
         if !matches!(state.phase, Phase::Up) || state.welcome.session != session {

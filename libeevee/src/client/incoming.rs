@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::connect::read_error;
 use super::driver::{Driver, Route};
 use super::entry::{Item, OpenGap};
+use super::held::{PREDECESSOR_PAUSE, STORAGE_PAUSE};
 use super::notice::Notice;
 use super::publish::Published;
 use super::shared::{Open, State};
@@ -182,15 +183,18 @@ impl Driver {
             state.notices.refused(number, error.context(format_args!("subscription {number}")));
             return Ok(());
         }
-        if code == Code::AlreadyConnected
-            && self.succeeds()
-            && state.subscriptions.get(&number).is_some_and(|entry| entry.held.is_some())
-        {
-            let session = state.welcome.session;
-            drop(guard);
-            tracing::info!("subscription {number} waits until the bus gives it up: {error}");
-            tokio::spawn(Arc::clone(&self.shared).attach_later(number, session));
-            return Ok(());
+        if let Some(entry) = state.subscriptions.get(&number).filter(|entry| entry.held.is_some()) {
+            let pause = match code {
+                Code::AlreadyConnected if self.succeeds() => Some(PREDECESSOR_PAUSE),
+                // It was in force: a disk that is full, or was changed for another, is no reason to stop listening.
+                Code::Storage if entry.opened.is_none() => Some(STORAGE_PAUSE),
+                _ => None,
+            };
+            if let Some(pause) = pause {
+                tracing::warn!("subscription {number} is made again in {pause:?}: {error}");
+                tokio::spawn(Arc::clone(&self.shared).attach_later(number, state.welcome.session, pause));
+                return Ok(());
+            }
         }
         if let Some(entry) = state.subscriptions.remove(&number) {
             self.routes.remove(&number);

@@ -15,6 +15,7 @@ mod publish;
 mod reconnect;
 mod request;
 mod shared;
+mod subscribe;
 mod subscription;
 
 use std::fmt;
@@ -28,7 +29,8 @@ pub use self::nack::Nack;
 pub use self::notice::{Notice, NoticeReceiver};
 pub use self::publish::{Outgoing, Published};
 pub use self::request::Response;
-pub use self::subscription::{Event, FilterTexts, SubscribeBuilder, Subscription};
+pub use self::subscribe::{FilterTexts, SubscribeBuilder};
+pub use self::subscription::{Event, Subscription};
 
 use self::driver::Driver;
 pub(crate) use self::held::{Receipt, Settlement};

@@ -13,7 +13,8 @@ use crate::settings::Settings;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<S: Settings> {
-    /// A message that one of the operator's subscriptions matched.
+    /// A message that one of the operator's subscriptions matched. One of a durable subscription is to be acknowledged by
+    /// [`Operator::ack`](super::Operator::ack), or given back.
     Message(Message),
     /// Messages that one of them lost.
     Gap(Gap),

@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use libeevee::chat;
 use libeevee::wire::{
-    CONFIRM, Content, Deliver, EncodedDocument, Frame, Module, Publish, Published, Subscribe, Welcome, split_frame,
+    CONFIRM, Code, Content, Deliver, EncodedDocument, Frame, Module, Publish, Published, Refusal, Subscribe, Welcome,
+    split_frame,
 };
 use libeevee::{Document, OperatorState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,6 +40,7 @@ pub struct Session {
     write: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
     answers_pings: Arc<AtomicBool>,
     confirms: Arc<AtomicBool>,
+    stores: Arc<AtomicBool>,
     reader: tokio::task::JoinHandle<()>,
     pub token: String,
     /// The numbers of its subscriptions, and their filters.
@@ -60,6 +62,8 @@ impl Bus {
         let write = Arc::new(tokio::sync::Mutex::new(write));
         let answers_pings = Arc::new(AtomicBool::new(true));
         let confirms = Arc::new(AtomicBool::new(true));
+        let stores = Arc::new(AtomicBool::new(true));
+        let storing = Arc::clone(&stores);
         let (sender, frames) = mpsc::channel(1000);
         let (answering, pings, confirming) = (Arc::clone(&write), Arc::clone(&answers_pings), Arc::clone(&confirms));
         let reader = tokio::spawn(async move {
@@ -68,7 +72,14 @@ impl Bus {
                 while let Some(bytes) = split_frame(&mut buffer, 1 << 20).unwrap() {
                     let frame = Frame::decode(bytes).unwrap().unwrap();
                     let reply = match &frame.content {
-                        Content::Subscribe(_) => Some(Content::Ok),
+                        Content::Subscribe(_) if storing.load(Ordering::Relaxed) => Some(Content::Ok),
+                        Content::Subscribe(_) => Some(Content::Error(Refusal {
+                            code: Code::Storage as u16,
+                            text: "the disk is full".into(),
+                            limit: None,
+                            value: None,
+                            rule: None,
+                        })),
                         Content::Publish(_) if frame.flags & CONFIRM != 0 && confirming.load(Ordering::Relaxed) => {
                             Some(Content::Published(Published { id: 5000, live: 1, durable: 0 }))
                         }
@@ -91,6 +102,7 @@ impl Bus {
             write,
             answers_pings,
             confirms,
+            stores,
             reader,
             token: String::new(),
             subscriptions: Vec::new(),
@@ -134,6 +146,11 @@ impl Session {
 
     pub fn answer_pings(&self, on: bool) {
         self.answers_pings.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether subscriptions can be stored.
+    pub fn store(&self, on: bool) {
+        self.stores.store(on, Ordering::Relaxed);
     }
 
     pub fn confirm_publishes(&self, on: bool) {

@@ -318,6 +318,26 @@ async fn the_next_session_may_have_to_wait_for_the_last_one() {
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Refused(Code::NotFound));
 }
 
+/// Nobody stops listening because a disk is full for a while, or was changed for another one.
+#[tokio::test]
+async fn a_bus_that_cannot_store_is_asked_again() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (mut mail, number) = mailbox(&client, &mut peer, 10).await;
+    peer.send(number, refusal(Code::Storage, "the store was damaged; subscribe again")).await;
+    assert_eq!(peer.subscribe().await.0, number);
+    peer.send(number, Content::Ok).await;
+    peer.deliver(number, 1, "x").await;
+    assert_eq!(message(&mut mail).await.id, 1);
+    // A new one is its user's to decide about.
+    let script = async {
+        let (number, _) = peer.subscribe().await;
+        peer.send(number, refusal(Code::Storage, "the disk is full")).await;
+    };
+    let (refused, ()) = tokio::join!(client.subscribe("*").durable("other"), script);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Refused(Code::Storage));
+}
+
 #[tokio::test]
 async fn a_name_that_another_session_holds_is_refused_at_once() {
     let bus = Bus::new();

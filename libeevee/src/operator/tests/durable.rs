@@ -141,6 +141,26 @@ async fn a_halt_lets_acknowledgements_out_and_nothing_in() {
 }
 
 #[tokio::test]
+async fn an_operator_waits_for_a_disk_that_is_full() {
+    with::<NoSettings>("", async |op, mut session| {
+        session.store(false);
+        let asking = op.clone();
+        let opened = tokio::task::spawn_local(async move { asking.subscribe("type=mail").durable("mail").await });
+        let subscribe =
+            |frame: crate::wire::Frame| matches!(frame.content, Content::Subscribe(_)).then_some(frame.number);
+        session.expect("Subscribe", subscribe).await;
+        tokio::time::pause();
+        session.expect("Subscribe", subscribe).await;
+        assert!(!opened.is_finished());
+        session.store(true);
+        let number = session.expect("Subscribe", subscribe).await;
+        tokio::time::resume();
+        assert_eq!(soon("the subscription", opened).await.unwrap().unwrap(), number);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_loop_of_its_own_acknowledges_what_it_likes() {
     with::<NoSettings>("", async |op, mut session| {
         let mail = op.subscribe("type=mail").durable("mail").await.unwrap();
