@@ -6,8 +6,8 @@ use std::time::Instant;
 use libeevee::wire::{Code, Control, Refusal};
 
 use crate::core::{Event, SessionKey, refusal};
-use crate::files;
 use crate::hub::Hub;
+use crate::{files, queues};
 
 /// Carries out one verb that the core passed on; the core has checked who asks.
 pub(crate) async fn carry_out(hub: Rc<Hub>, session: SessionKey, number: u32, control: Control) {
@@ -30,7 +30,11 @@ pub(crate) async fn carry_out(hub: Rc<Hub>, session: SessionKey, number: u32, co
         },
         "reload-bus" => reload_bus(&hub).await.map(|()| None),
         "status" => status(&hub, &control.id).await,
-        verb => Err(refusal(Code::NotFound, format!("there is no verb {verb:?}"))),
+        verb => match queues::carry_out(&hub, session, number, verb, &control.argument).await {
+            Some(outcome) => outcome,
+            // The core answers, when it is on disk.
+            None => return,
+        },
     };
     hub.step(Event::Answered { session, number, outcome });
 }

@@ -16,7 +16,9 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
 use crate::config::Limits;
+use crate::core::storage::Recovered;
 use crate::core::{Action, Core, Event, Now, SessionKey};
+use crate::durable::Disk;
 use crate::halted::Halted;
 use crate::handover::Switch;
 use crate::handshake::Kernel;
@@ -41,6 +43,7 @@ pub(crate) struct Hub {
     ids: Arc<IdBlocks>,
     knocks: Knocks,
     lines: Lines,
+    pub(crate) disk: Disk,
     /// Where the sessions' tasks give back what they have, when the bus restarts.
     pub(crate) handover: Switch,
     /// When the module files were last read for status; held while they are.
@@ -79,6 +82,7 @@ impl Hub {
             core: RefCell::new(core),
             actions: RefCell::new(Vec::new()),
             outlets: RefCell::default(),
+            disk: Disk::default(),
             handover: Switch::default(),
             tick_at: Cell::new(None),
             tick_changed: Notify::new(),
@@ -137,8 +141,12 @@ impl Hub {
         }
     }
 
-    /// Comes true when all is committed that sessions wait for: then their confirmations stand in the output.
-    pub(crate) async fn quiesce(&self) {}
+    /// What the store has at the start.
+    pub(crate) fn recover(self: &Rc<Self>, recovered: Recovered) {
+        let mut actions = Vec::new();
+        self.with_core(|core| core.recover(now(), recovered, &mut actions));
+        actions.drain(..).for_each(|action| self.carry_out(action));
+    }
 
     /// The session's task has ended.
     pub(crate) fn close(self: &Rc<Self>, key: SessionKey) {
@@ -179,6 +187,23 @@ impl Hub {
             }
             core.deadline()
         };
+        self.follow(deadline, actions);
+    }
+
+    /// What is to be written to a session; see [`Core::output`].
+    pub(crate) fn output(self: &Rc<Self>, key: SessionKey, budget: usize, out: &mut Vec<u8>) {
+        let mut actions = self.actions.take();
+        let deadline = {
+            let mut core = self.core.borrow_mut();
+            core.output(now(), key, budget, out);
+            core.take_actions(&mut actions);
+            core.deadline()
+        };
+        self.follow(deadline, actions);
+    }
+
+    /// Carries out what the core asked for.
+    fn follow(self: &Rc<Self>, deadline: Option<Duration>, mut actions: Vec<Action>) {
         if deadline != self.tick_at.replace(deadline) {
             self.tick_changed.notify_one();
         }
@@ -186,6 +211,7 @@ impl Hub {
             self.carry_out(action);
         }
         self.actions.replace(actions);
+        self.feed_store();
     }
 
     fn carry_out(self: &Rc<Self>, action: Action) {
@@ -205,8 +231,10 @@ impl Hub {
                 tokio::task::spawn_local(control::carry_out(self.clone(), session, number, control));
             }
             Action::SaveHalted { id, on } => self.save_halted(&id, on),
-            Action::Load { .. } => {}
-            Action::StoreFailed(why) => tracing::error!("{why}"),
+            Action::Load { durable, generation, after, messages, bytes } => {
+                self.disk.load(durable, generation, after, messages, bytes);
+            }
+            Action::StoreFailed(why) => self.disk.fail(why),
             Action::Ended { id } => {
                 let hub = self.clone();
                 tokio::task::spawn_local(async move {
@@ -231,9 +259,8 @@ impl Hub {
                     hub.step(Event::Ids(end));
                 });
             }
-            Action::Log { level, operator, message, text } => {
-                let whose = operator.as_ref().map_or("", OperatorId::as_str);
-                if let Some(silent) = self.lines.allow(whose) {
+            Action::Log { level, source, operator, message, text } => {
+                if let Some(silent) = self.lines.allow(&source, Instant::now()) {
                     let more =
                         if silent == 0 { String::new() } else { format!(" ({silent} lines before were left out)") };
                     log(level, operator.as_ref(), message, &format!("{text}{more}"));
@@ -274,9 +301,9 @@ impl Hub {
     }
 }
 
-/// Lines of the core about one operator: what it does wrong in a loop must not fill the journal.
+/// Lines of the core about one source: what it does wrong in a loop must not fill the journal, nor take the lines of others.
 #[derive(Debug, Default)]
-struct Lines(RefCell<HashMap<String, Counted>>);
+struct Lines(RefCell<HashMap<Box<str>, Counted>>);
 
 #[derive(Debug)]
 struct Counted {
@@ -288,12 +315,21 @@ struct Counted {
 const LINES_MAX: u32 = 20;
 const LINES_TIME: Duration = Duration::from_secs(60);
 
+/// Sources that are told apart; those beyond share what they may say.
+const LINES_SOURCES_MAX: usize = 1024;
+const LINES_OTHERS: &str = "others";
+
 impl Lines {
     /// How many lines were left out before this one; none when this one is left out too.
-    fn allow(&self, whose: &str) -> Option<u64> {
+    fn allow(&self, mut source: &str, now: Instant) -> Option<u64> {
         let mut all = self.0.borrow_mut();
-        let now = Instant::now();
-        let counted = all.entry(whose.to_owned()).or_insert_with(|| Counted { since: now, lines: 0, silent: 0 });
+        if all.len() >= LINES_SOURCES_MAX && !all.contains_key(source) {
+            all.retain(|_, counted| now.duration_since(counted.since) < LINES_TIME);
+            if all.len() >= LINES_SOURCES_MAX {
+                source = LINES_OTHERS;
+            }
+        }
+        let counted = all.entry(source.into()).or_insert(Counted { since: now, lines: 0, silent: 0 });
         if now.duration_since(counted.since) >= LINES_TIME {
             (counted.since, counted.lines) = (now, 0);
         }
@@ -330,5 +366,26 @@ fn log(level: tracing::Level, operator: Option<&OperatorId>, message: Option<u64
         tracing::Level::WARN => at!(tracing::Level::WARN),
         tracing::Level::INFO => at!(tracing::Level::INFO),
         _ => at!(tracing::Level::DEBUG),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_source_has_lines_of_its_own_and_they_are_bounded() {
+        let (lines, now) = (Lines::default(), Instant::now());
+        let allowed = |source: &str, at| (0..100).filter(|_| lines.allow(source, at).is_some()).count();
+        assert_eq!(allowed("user/ann", now), LINES_MAX as usize);
+        assert_eq!(allowed("user/bob", now), LINES_MAX as usize, "people do not share");
+        assert_eq!(lines.allow("user/ann", now + LINES_TIME), Some(80), "what was left out is counted");
+        for number in 0..5_000 {
+            lines.allow(&format!("user/p{number}"), now);
+        }
+        assert!(lines.0.borrow().len() <= LINES_SOURCES_MAX + 1);
+        assert_eq!(allowed("user/late", now), 0, "who comes when all places are taken shares one");
+        assert_eq!(allowed("user/late", now + 2 * LINES_TIME), LINES_MAX as usize);
+        assert!(lines.0.borrow().len() < 3, "what is over is forgotten");
     }
 }

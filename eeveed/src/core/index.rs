@@ -145,15 +145,7 @@ impl Index {
             let Some(by_value) = self.equal.get(key) else { return values.len() };
             values.iter().map(|value| 1 + by_value.get(value).map_or(0, Vec::len)).sum()
         };
-        filter
-            .clauses()
-            .iter()
-            .filter_map(|clause| match clause {
-                Clause::Equals { key, value } => Some((key, std::slice::from_ref(value))),
-                Clause::In { key, values } => Some((key, values.as_slice())),
-                _ => None,
-            })
-            .filter(|(key, _)| !matches!(key.as_str(), "id" | "timestamp" | "cause" | "hops"))
+        equalities(filter)
             .min_by_key(|(key, values)| crowd(key, values))
             .map(|(key, values)| {
                 let mut values = values.to_vec();
@@ -162,6 +154,25 @@ impl Index {
                 (key.clone(), values)
             })
     }
+}
+
+/// Whether a filter is found by an equality clause, and costs nothing with messages that have other values.
+pub(super) fn is_indexed(filter: &Filter) -> bool {
+    equalities(filter).next().is_some()
+}
+
+/// The clauses that a filter can stand under.
+fn equalities(filter: &Filter) -> impl Iterator<Item = (&String, &[String])> {
+    let of_headers = |(key, _): &(&String, _)| !matches!(key.as_str(), "id" | "timestamp" | "cause" | "hops");
+    filter
+        .clauses()
+        .iter()
+        .filter_map(|clause| match clause {
+            Clause::Equals { key, value } => Some((key, std::slice::from_ref(value))),
+            Clause::In { key, values } => Some((key, values.as_slice())),
+            _ => None,
+        })
+        .filter(of_headers)
 }
 
 /// Empties a place; the last of its bucket moves there.

@@ -73,6 +73,7 @@ impl Core {
             _ => None,
         };
         self.sessions.insert(key, session);
+        self.adopt(key);
         self.tell(key, &welcome);
         if let Some(id) = operator {
             self.announce_state(now, &id);
@@ -89,6 +90,7 @@ impl Core {
             may_receive: may_receive.into(),
             credit: Credit::new(now.mono, self.limits.credit_messages, self.limits.credit_bytes, rate),
             identity,
+            account: self.shares.of(peer.uid),
             peer,
             joined_wall: now.wall,
             subscriptions: Vec::new(),
@@ -152,10 +154,12 @@ impl Core {
         }
         let Some(session) = self.sessions.remove(&key) else { return };
         self.owed -= session.counted();
+        session.account.sub(session.counted());
         self.throttled.retain(|throttled| *throttled != key);
         for (_, slot) in &session.subscriptions {
             self.end_subscription(*slot);
         }
+        self.shares.forget(&session.account);
         for name in &session.claims {
             self.claims.remove(name);
         }

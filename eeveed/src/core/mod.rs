@@ -18,7 +18,9 @@ mod queue;
 mod reload;
 mod request;
 mod session;
+mod share;
 #[cfg(test)]
+#[path = "../simulation/mod.rs"]
 mod simulation;
 mod status;
 pub(crate) mod storage;
@@ -42,6 +44,7 @@ use self::publish::{Hops, Memo};
 pub(crate) use self::reload::DIAGNOSIS_BYTES_MAX;
 use self::request::Request;
 use self::session::Session;
+use self::share::Shares;
 pub(crate) use self::session::{Identity, Peer, SessionKey, beyond, refusal, shortened};
 use self::storage::{Committed, DurableKey, EntryNumber, Page, StorageError};
 use self::subscribe::Subscription;
@@ -120,8 +123,8 @@ pub(crate) enum Action {
     StoreFailed(String),
     /// More message ids are needed before these run out.
     ReserveIds,
-    /// A line for the journal, about this operator.
-    Log { level: tracing::Level, operator: Option<OperatorId>, message: Option<u64>, text: String },
+    /// A line for the journal: who caused it, empty for the bus itself, and which operator it is about.
+    Log { level: tracing::Level, source: Box<str>, operator: Option<OperatorId>, message: Option<u64>, text: String },
 }
 
 #[derive(Debug)]
@@ -158,6 +161,8 @@ pub(crate) struct Core {
     memory: usize,
     /// Bytes of answers, output that is not written, large frames that are not whole, and open requests. With them nothing new is taken beyond the limit.
     owed: usize,
+    /// What each uid has of both.
+    shares: Shares,
     stopping: bool,
     published: u64,
     delivered: u64,
@@ -197,6 +202,7 @@ impl Core {
             ids_asked: false,
             memory: 0,
             owed: 0,
+            shares: Shares::default(),
             stopping: false,
             published: 0,
             delivered: 0,
@@ -247,6 +253,9 @@ impl Core {
             Event::Stop(why) => self.stop(&why),
             Event::Tick => self.tick(now),
         }
+        if self.anybody_starves() {
+            self.feed();
+        }
         actions.append(&mut self.actions);
     }
 
@@ -267,7 +276,8 @@ impl Core {
             return false;
         };
         session.awake = false;
-        self.owed -= session.counted();
+        let before = session.counted();
+        self.owed -= before;
         // Taken, not swapped or appended: what once was a large answer must not stay behind as room for small ones.
         let control = std::mem::take(&mut session.control);
         if out.is_empty() && !control.is_empty() {
@@ -283,7 +293,9 @@ impl Core {
             let mut freed = 0;
             let taken = if subscription.durable.is_some() {
                 let how = (session.halted, &self.limits, &mut self.journal);
-                subscription.take_durable(now, how, budget, out, &mut freed)
+                let taken = subscription.take_durable(now, how, budget, out, &mut freed);
+                subscription.account.sub(freed);
+                taken
             } else {
                 subscription.take(now.mono, session, budget, out, &mut |bytes| freed += bytes)
             };
@@ -303,11 +315,18 @@ impl Core {
         }
         session.unwritten = out.len();
         self.owed += session.counted();
+        session.account.sub(before);
+        session.account.add(session.counted());
         let more = !session.ready.is_empty();
         for slot in served {
             self.after_delivery(slot);
         }
         more
+    }
+
+    /// What [`Core::output`] asks for.
+    pub(crate) fn take_actions(&mut self, actions: &mut Vec<Action>) {
+        actions.append(&mut self.actions);
     }
 
     /// How many bytes wait for a session that are no deliveries; past a bound the shell stops reading from it.
@@ -334,6 +353,8 @@ impl Core {
     pub(crate) fn count_input(&mut self, key: SessionKey, bytes: usize) {
         if let Some(session) = self.sessions.get_mut(&key) {
             self.owed = self.owed + bytes - session.input;
+            session.account.add(bytes);
+            session.account.sub(session.input);
             session.input = bytes;
         }
     }
@@ -368,6 +389,7 @@ impl Core {
                 // The id is free at once; the answers to what came before are still written.
                 let last_words = std::mem::take(&mut session.control);
                 self.owed -= last_words.len();
+                session.account.sub(last_words.len());
                 self.leave(now, key, &text);
                 self.parting.insert(key, last_words);
                 self.actions.push(Action::Close(key));
@@ -408,7 +430,9 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let before = session.control.len();
         frame.encode_into(&mut session.control);
-        self.owed += session.control.len() - before;
+        let more = session.control.len() - before;
+        self.owed += more;
+        session.account.add(more);
         self.wake(key);
     }
 
@@ -427,7 +451,10 @@ impl Core {
                 let text = format!("the answer has {len} bytes, at most {max} are possible; ask for one operator");
                 self.refuse(key, number, beyond(Code::Quota, text, max, len));
             }
-            Ok(Some(text)) => self.tell(key, &Frame::new(number, Content::Answer(Text { text }))),
+            Ok(Some(text)) => match self.check_share(key, text.len()) {
+                Ok(()) => self.tell(key, &Frame::new(number, Content::Answer(Text { text }))),
+                Err(refusal) => self.refuse(key, number, refusal),
+            },
             Err(refusal) => self.refuse(key, number, refusal),
         }
     }
@@ -465,6 +492,6 @@ impl Core {
 
     /// A log line about what a source did; for an operator it carries the operator's field.
     fn log(&mut self, level: tracing::Level, source: &str, message: Option<u64>, text: String) {
-        self.actions.push(Action::Log { level, operator: source.parse().ok(), message, text });
+        self.actions.push(Action::Log { level, source: source.into(), operator: source.parse().ok(), message, text });
     }
 }

@@ -267,7 +267,9 @@ impl Core {
             self.check_memory(Routed::size_of(document) + to.live.len() * PLACE_BYTES)?;
         }
         if !to.durable.is_empty() {
-            self.check_durable(now, &to.durable, Record::size_of(document, &source))?;
+            let size = Record::size_of(document, &source);
+            self.check_share(key, size as usize)?;
+            self.check_durable(now, &to.durable, size)?;
         }
         self.published += 1;
         if let Some(session) = self.sessions.get_mut(&key) {
@@ -440,7 +442,9 @@ impl Core {
             let memory = &mut self.memory;
             *memory += PLACE_BYTES;
             let waiting = Waiting { message: message.clone(), since: now.mono };
-            let pushed = subscription.push(waiting, session.halted, &mut |lost| *memory -= leaving_size(lost));
+            let share_max = self.limits.memory_per_uid;
+            let halted = session.halted;
+            let pushed = subscription.push(waiting, share_max, halted, &mut |lost| *memory -= leaving_size(lost));
             if let Pushed::Dropped(count) = pushed {
                 session.dropped += count;
                 self.dropped += count;
@@ -450,12 +454,14 @@ impl Core {
                 session.ready.push_back(*slot);
             }
             let (key, number) = (subscription.session, subscription.number);
-            if pushed == Pushed::Disconnect {
+            if let Pushed::Disconnect(lacking) = pushed {
                 let bounds = subscription.queue().bounds();
                 let (messages, bytes) = (bounds.messages, bounds.bytes);
-                let text = format!(
-                    "subscription {number} is full ({messages} messages or {bytes} bytes) and its policy is to disconnect"
-                );
+                let full = match lacking {
+                    GapReason::Memory => format!("{} has no more than {share_max} bytes", subscription.account.whose()),
+                    _ => format!("{messages} messages or {bytes} bytes"),
+                };
+                let text = format!("subscription {number} is full ({full}) and its policy is to disconnect");
                 if !session.closing {
                     self.refuse(key, number, refusal(Code::SlowConsumer, text));
                 }

@@ -46,8 +46,8 @@ pub(crate) enum Pushed {
     Queued,
     /// So many messages were lost for it, perhaps itself.
     Dropped(u64),
-    /// The policy is to end the session.
-    Disconnect,
+    /// The policy is to end the session; this is what there was no room in.
+    Disconnect(GapReason),
 }
 
 /// What is next for the subscriber.
@@ -98,40 +98,55 @@ impl Queue {
         !self.front.is_empty() || matches!(self.entries.front(), Some(Entry::Gap(_)))
     }
 
-    /// Adds a message, or makes the policy act. `dropped` is given every message that leaves without delivery.
-    pub(crate) fn push(&mut self, waiting: Waiting, halted: bool, dropped: &mut impl FnMut(Rc<Routed>)) -> Pushed {
+    /// Adds a message, or makes the policy act. `left` is what is left of the share of its uid, of which messages that go
+    /// for it give back what they took; `dropped` is given every message that leaves without delivery.
+    pub(crate) fn push(
+        &mut self,
+        waiting: Waiting,
+        mut left: usize,
+        halted: bool,
+        dropped: &mut impl FnMut(Rc<Routed>),
+    ) -> Pushed {
         let size = waiting.message.size();
-        if self.has_room(size) {
+        let Some(mut reason) = self.lacks(size, left) else {
             self.append(waiting);
             return Pushed::Queued;
-        }
+        };
+        // What all of this queue would give back is not enough: its own uid has filled its share elsewhere.
+        let hopeless = left + self.bytes + self.messages * PLACE_BYTES < PLACE_BYTES + size;
         match self.bounds.overflow {
             Overflow::Disconnect if !halted => {
                 dropped(waiting.message);
-                Pushed::Disconnect
+                Pushed::Disconnect(reason)
+            }
+            _ if hopeless => {
+                self.append_gap(one(waiting.message.id, GapReason::Memory));
+                dropped(waiting.message);
+                Pushed::Dropped(1)
             }
             // A halted subscription is never disconnected: it keeps the newest, as by default. (Reject is for durable
             // subscriptions; a live one that asks for it is refused.)
             Overflow::DropOldest | Overflow::Disconnect | Overflow::Reject => {
                 let mut count = 0;
-                while !self.has_room(size)
-                    && let Some(oldest) = self.drop_oldest(GapReason::QueueFull)
-                {
+                while let Some(oldest) = self.drop_oldest(reason) {
+                    left += PLACE_BYTES + oldest.size();
                     dropped(oldest);
                     count += 1;
+                    match self.lacks(size, left) {
+                        None => {
+                            self.append(waiting);
+                            return Pushed::Dropped(count);
+                        }
+                        Some(still) => reason = still,
+                    }
                 }
-                if self.has_room(size) {
-                    self.append(waiting);
-                } else {
-                    // Larger than the whole queue may be.
-                    self.append_gap(one(waiting.message.id, GapReason::QueueFull));
-                    dropped(waiting.message);
-                    count += 1;
-                }
-                Pushed::Dropped(count)
+                // Larger than the whole queue may be.
+                self.append_gap(one(waiting.message.id, reason));
+                dropped(waiting.message);
+                Pushed::Dropped(count + 1)
             }
             Overflow::DropNewest => {
-                self.append_gap(one(waiting.message.id, GapReason::QueueFull));
+                self.append_gap(one(waiting.message.id, reason));
                 dropped(waiting.message);
                 Pushed::Dropped(1)
             }
@@ -196,8 +211,20 @@ impl Queue {
         self.bytes = 0;
     }
 
-    const fn has_room(&self, size: usize) -> bool {
-        self.messages < self.bounds.messages && self.bytes + size <= self.bounds.bytes
+    /// What there is no room in for a message of this size, if anything: in the queue itself, or in its uid's share.
+    const fn lacks(&self, size: usize, left: usize) -> Option<GapReason> {
+        if self.messages >= self.bounds.messages || self.bytes + size > self.bounds.bytes {
+            Some(GapReason::QueueFull)
+        } else if PLACE_BYTES + size > left {
+            Some(GapReason::Memory)
+        } else {
+            None
+        }
+    }
+
+    /// What its messages are counted as in the account of its uid.
+    pub(crate) const fn counted(&self) -> usize {
+        self.bytes + self.messages * PLACE_BYTES
     }
 
     /// Adds a message without looking at the bounds.
@@ -292,7 +319,7 @@ mod tests {
     fn the_oldest_make_room_and_the_gap_stands_before_the_rest() {
         let mut queue = Queue::new(BOUNDS);
         for id in 1..=5 {
-            queue.push(waiting(id, 1, 0), false, &mut |_| ());
+            queue.push(waiting(id, 1, 0), usize::MAX / 2, false, &mut |_| ());
         }
         assert_eq!(drain(&mut queue, 0), ["gap 1-2 Some(2) r1", "3", "4", "5"]);
         assert!(queue.is_empty());
@@ -303,10 +330,10 @@ mod tests {
     fn the_newest_are_dropped_at_their_place() {
         let mut queue = Queue::new(Bounds { overflow: Overflow::DropNewest, ..BOUNDS });
         for id in 1..=5 {
-            queue.push(waiting(id, 1, 0), false, &mut |_| ());
+            queue.push(waiting(id, 1, 0), usize::MAX / 2, false, &mut |_| ());
         }
         assert!(matches!(queue.pop(Duration::ZERO, true, &mut |_| ()), Some(Next::Message(_))));
-        assert_eq!(queue.push(waiting(6, 1, 0), false, &mut |_| ()), Pushed::Queued);
+        assert_eq!(queue.push(waiting(6, 1, 0), usize::MAX / 2, false, &mut |_| ()), Pushed::Queued);
         assert_eq!(drain(&mut queue, 0), ["2", "3", "gap 4-5 Some(2) r1", "6"]);
     }
 
@@ -314,7 +341,7 @@ mod tests {
     fn what_waited_too_long_is_a_gap_of_its_own_reason() {
         let mut queue = Queue::new(BOUNDS);
         for id in 1..=4 {
-            queue.push(waiting(id, 1, id), false, &mut |_| ());
+            queue.push(waiting(id, 1, id), usize::MAX / 2, false, &mut |_| ());
         }
         assert_eq!(drain(&mut queue, 103), ["gap 1-1 Some(1) r1", "gap 2-2 Some(1) r2", "3", "4"]);
     }
@@ -322,9 +349,9 @@ mod tests {
     #[test]
     fn a_message_larger_than_the_queue_is_lost_alone_and_told() {
         let mut queue = Queue::new(Bounds { bytes: 200, ..BOUNDS });
-        queue.push(waiting(1, 1, 0), false, &mut |_| ());
-        assert_eq!(queue.push(waiting(2, 5_000, 0), false, &mut |_| ()), Pushed::Dropped(2));
-        assert_eq!(queue.push(waiting(3, 1, 0), false, &mut |_| ()), Pushed::Queued);
+        queue.push(waiting(1, 1, 0), usize::MAX / 2, false, &mut |_| ());
+        assert_eq!(queue.push(waiting(2, 5_000, 0), usize::MAX / 2, false, &mut |_| ()), Pushed::Dropped(2));
+        assert_eq!(queue.push(waiting(3, 1, 0), usize::MAX / 2, false, &mut |_| ()), Pushed::Queued);
         assert_eq!(drain(&mut queue, 0), ["gap 1-2 Some(2) r1", "3"]);
     }
 
@@ -332,7 +359,7 @@ mod tests {
     fn a_gap_needs_no_window() {
         let mut queue = Queue::new(BOUNDS);
         for id in 1..=4 {
-            queue.push(waiting(id, 1, 0), false, &mut |_| ());
+            queue.push(waiting(id, 1, 0), usize::MAX / 2, false, &mut |_| ());
         }
         assert!(matches!(queue.pop(Duration::ZERO, false, &mut |_| ()), Some(Next::Gap(_))));
         assert!(queue.pop(Duration::ZERO, false, &mut |_| ()).is_none());
@@ -371,7 +398,7 @@ mod tests {
                     take(&mut queue, now, &mut dropped)?;
                 } else {
                     id += 1;
-                    queue.push(waiting(id, size, now), false, &mut |_| dropped += 1);
+                    queue.push(waiting(id, size, now), usize::MAX / 2, false, &mut |_| dropped += 1);
                 }
                 prop_assert!(queue.messages() <= bounds.messages && queue.bytes() <= bounds.bytes);
             }

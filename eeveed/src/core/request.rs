@@ -34,6 +34,9 @@ impl Request {
 /// Requests that one session may have open.
 const REQUESTS_PER_SESSION: usize = 1024;
 
+/// What an open request is taken for before it is known who gets it.
+const REQUEST_BYTES: usize = 1024;
+
 /// The longest deadline, so that a forgotten request ends.
 pub(super) const DEADLINE_MS_MAX: u64 = 10 * 60 * 1000;
 
@@ -48,6 +51,12 @@ impl Core {
             let max = REQUESTS_PER_SESSION as u64;
             let text = format!("{open} requests are open, at most {max} are possible a session");
             self.refuse(key, number, beyond(Code::Quota, text, max, open as u64 + 1));
+            self.give_back(now, Some((key, document.bytes().len() as u64)));
+            return;
+        }
+        if let Err(refusal) = self.check_share(key, REQUEST_BYTES) {
+            self.refuse(key, number, refusal);
+            self.give_back(now, Some((key, document.bytes().len() as u64)));
             return;
         }
         // The address is the id that the message will get: unique, and known before it is routed.
@@ -85,10 +94,12 @@ impl Core {
                 let owners = subscriptions(&sent.to.durable).filter_map(owner).collect();
                 let request =
                     Request { session: key, number, deadline, deadline_ms, receivers: receivers.into(), owners };
-                self.owed += request.size();
+                let size = request.size();
+                self.owed += size;
                 self.requests.insert(address, request);
                 self.request_deadlines.insert((deadline, address), ());
                 if let Some(session) = self.sessions.get_mut(&key) {
+                    session.account.add(size);
                     session.requests_open += 1;
                 }
             }
@@ -132,6 +143,7 @@ impl Core {
 
     /// Whether an answer of so many bytes may wait for a session: one that asks and does not read must not fill the bus.
     fn check_unread(&self, asker: SessionKey, bytes: usize) -> Result<(), Refusal> {
+        self.check_share(asker, bytes)?;
         self.check_memory(bytes)?;
         let (wanted, max) = (self.control_backlog(asker) + bytes, self.limits.queue_bytes.max(bytes));
         if wanted <= max {
@@ -166,6 +178,7 @@ impl Core {
         self.request_deadlines.remove(&(request.deadline, address));
         self.owed -= request.size();
         if let Some(session) = self.sessions.get_mut(&request.session) {
+            session.account.sub(request.size());
             session.requests_open -= 1;
         }
         Some(request)

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::index::Slot;
 use super::permit::Permit;
+use super::share::Account;
 
 /// The number of a session; never used again while the bus runs.
 pub(crate) type SessionKey = u64;
@@ -165,6 +166,8 @@ pub(crate) struct Session {
     pub(crate) identity: Identity,
     pub(crate) source: Rc<str>,
     pub(crate) peer: Peer,
+    /// What its uid has.
+    pub(super) account: Rc<Account>,
     pub(crate) joined_wall: u64,
     pub(crate) may_publish: Rc<Permit>,
     pub(crate) may_receive: Rc<Permit>,

@@ -14,6 +14,7 @@ use super::message::Routed;
 use super::permit::is_volatile;
 use super::queue::{Bounds, Next, PLACE_BYTES, Pushed, Queue, Waiting, one};
 use super::session::{Session, SessionKey, beyond, refusal};
+use super::share::Account;
 use super::{Core, LoadedModule, Now};
 use crate::config::Limits;
 
@@ -34,6 +35,10 @@ pub(crate) struct Subscription {
     pub(super) durable: Option<Box<Durable>>,
     /// What it takes of the bus's memory without its queue; its filters stand here and in the index.
     pub(super) own_memory: usize,
+    /// What the uid of its session has; of a durable one that nobody is attached to, that of its last session.
+    pub(super) account: Rc<Account>,
+    /// How many of its filters are looked at for every message.
+    pub(super) unindexed: usize,
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
 }
@@ -68,6 +73,7 @@ impl Subscription {
     /// A durable subscription that nobody is attached to.
     pub(super) fn detached(durable: Durable, filters: Vec<Filter>) -> Self {
         let volatile = durable.may_receive.is_volatile() || filters.iter().any(is_volatile);
+        let account = durable.account().clone();
         Self {
             session: NOBODY,
             number: 0,
@@ -89,9 +95,17 @@ impl Subscription {
             volatile,
             durable: Some(Box::new(durable)),
             own_memory: 0,
+            account,
+            unindexed: 0,
             delivered: 0,
             dropped: 0,
         }
+    }
+
+    /// Whether the next message of a durable subscription is held in memory, as somebody takes it and nothing is before it
+    /// on disk.
+    pub(super) fn goes_to_memory(&self) -> bool {
+        self.session != NOBODY && self.durable.as_deref().is_some_and(Durable::is_caught_up)
     }
 
     /// A session takes it.
@@ -116,9 +130,28 @@ impl Subscription {
         &self.queue
     }
 
-    /// Adds a message; the caller has counted its memory, and is told what left.
-    pub(crate) fn push(&mut self, waiting: Waiting, halted: bool, freed: &mut impl FnMut(Rc<Routed>)) -> Pushed {
-        let pushed = self.queue.push(waiting, halted, freed);
+    /// What it is counted as in the account of its uid.
+    pub(super) fn counted(&self) -> usize {
+        let held = self.durable.as_deref().map_or(0, Durable::held_bytes);
+        self.own_memory + self.queue.counted() + held as usize
+    }
+
+    /// Adds a message; the caller has counted its memory in the bus, and is told what left. `share_max` is the share of a
+    /// uid.
+    pub(crate) fn push(
+        &mut self,
+        waiting: Waiting,
+        share_max: usize,
+        halted: bool,
+        freed: &mut impl FnMut(Rc<Routed>),
+    ) -> Pushed {
+        let account = &self.account;
+        let left = account.left(share_max);
+        account.add(entering_size(&waiting.message));
+        let pushed = self.queue.push(waiting, left, halted, &mut |lost| {
+            account.sub(entering_size(&lost));
+            freed(lost);
+        });
         if let Pushed::Dropped(count) = pushed {
             self.dropped += count;
         }
@@ -141,11 +174,13 @@ impl Subscription {
         freed: &mut impl FnMut(usize),
     ) -> Taken {
         let mut taken = Taken::default();
+        let account = self.account.clone();
         while out.len() < budget {
             let window = !session.halted && self.window_is_open();
             let mut expired = 0;
             let next = self.queue.pop(now, window, &mut |message| {
                 expired += 1;
+                account.sub(entering_size(&message));
                 freed(leaving_size(message));
             });
             taken.dropped += expired;
@@ -160,6 +195,7 @@ impl Subscription {
                     self.window_bytes -= message.document_bytes() as i64;
                     taken.delivered += 1;
                     self.delivered += 1;
+                    account.sub(entering_size(&message));
                     freed(leaving_size(message));
                 }
             }
@@ -202,6 +238,11 @@ impl Subscription {
         }
         taken
     }
+}
+
+/// What a message in a queue is counted as in the account of its uid.
+fn entering_size(message: &Routed) -> usize {
+    PLACE_BYTES + message.size()
 }
 
 /// The bytes that are free when a message leaves a queue.
@@ -255,8 +296,12 @@ impl Core {
         }
         let filters = parse_filters(&asked.filters, self.limits.filter_clauses, self.limits.filter_bytes)?;
         let own_memory = own_memory(&filters);
+        self.check_unindexed(key, &filters, 0)?;
+        self.check_share(key, own_memory)?;
         self.check_memory(own_memory)?;
         let Some(session) = self.sessions.get_mut(&key) else { return Ok(()) };
+        let account = session.account.clone();
+        account.add(own_memory);
         let volatile = session.may_receive.is_volatile() || filters.iter().any(is_volatile);
         let bounds = self.bounds(key, &asked);
         let slot = self.subscriptions.insert(Subscription {
@@ -271,6 +316,8 @@ impl Core {
             volatile,
             durable: None,
             own_memory,
+            account,
+            unindexed: 0,
             delivered: 0,
             dropped: 0,
         }) as Slot;
@@ -290,6 +337,7 @@ impl Core {
         } else {
             self.index.insert(slot, &subscription.filters);
         }
+        self.count_filters(slot, true);
         self.memo.clear();
     }
 
@@ -299,6 +347,7 @@ impl Core {
         } else {
             self.index.remove(slot);
         }
+        self.count_filters(slot, false);
         self.memo.clear();
     }
 
@@ -325,6 +374,7 @@ impl Core {
         self.unfile(slot);
         let mut subscription = self.subscriptions.remove(slot as usize);
         self.memory -= subscription.own_memory;
+        subscription.account.sub(subscription.counted());
         subscription.queue.clear(&mut |message| self.memory -= leaving_size(message));
     }
 
@@ -374,7 +424,11 @@ impl Core {
             if narrowed {
                 let memory = &mut self.memory;
                 let may = |message: &Routed| message.look(|view| may_receive.admits(view));
-                subscription.queue.retain(may, &mut |message| *memory -= leaving_size(message));
+                let account = &subscription.account;
+                subscription.queue.retain(may, &mut |message| {
+                    account.sub(entering_size(&message));
+                    *memory -= leaving_size(message);
+                });
             }
             subscription.volatile = may_receive.is_volatile() || subscription.filters.iter().any(is_volatile);
             self.file(slot);

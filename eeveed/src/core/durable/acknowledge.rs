@@ -35,7 +35,7 @@ impl Core {
         let (in_flight_max, batch) = (self.limits.in_flight, self.journal.next_number());
         let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return Ok(()) };
         let (entry, size) = if let Some(held) = durable.take_delivered(id) {
-            self.memory -= held.record.size() as usize;
+            durable.release(&mut self.memory, held.record.size());
             (held.entry, held.record.size())
         } else if let Some((entry, undone)) = durable.undone.iter().find(|(_, undone)| undone.id == id) {
             (*entry, undone.bytes)
@@ -43,7 +43,7 @@ impl Core {
             // Delivered in an earlier session, and loaded again already.
             let Some(held) = durable.head.remove(at) else { return Ok(()) };
             durable.head_bytes -= held.record.size();
-            self.memory -= held.record.size() as usize;
+            durable.release(&mut self.memory, held.record.size());
             (held.entry, held.record.size())
         } else if durable.more && durable.loaded < durable.recovered_mark {
             // It may be one that was delivered before the bus was restarted, and is not loaded yet.
@@ -58,8 +58,7 @@ impl Core {
         durable.undone.remove(&entry);
         durable.gone.insert(entry, batch);
         durable.messages -= 1;
-        durable.bytes -= size;
-        self.journal.store_bytes -= size;
+        durable.shrink(&mut self.journal.store_bytes, size);
         self.journal.write(Write::Acknowledge { entry });
         Ok(())
     }

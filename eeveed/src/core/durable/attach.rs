@@ -14,6 +14,7 @@ use crate::core::index::Slot;
 use crate::core::permit::{Permit, is_volatile};
 use crate::core::queue::one;
 use crate::core::session::{SessionKey, beyond, refusal};
+use crate::core::share::Account;
 use crate::core::storage::{Death, EntryNumber, Record, RecoveredSubscription, SubscriptionRow, Write};
 use crate::core::subscribe::{Subscription, parse_filters};
 use crate::core::{Action, Core, Now};
@@ -73,7 +74,7 @@ pub(in crate::core) const DURABLE_BYTES: usize = 2048;
 
 /// How many messages and bytes are loaded at once.
 const PAGE_MESSAGES: usize = 256;
-const PAGE_BYTES: u64 = 1 << 20;
+pub(in crate::core) const PAGE_BYTES: u64 = 1 << 20;
 
 impl Core {
     /// Attaches a session to its durable subscription of this name, which begins with it if there is none. Ok is told when it
@@ -113,11 +114,14 @@ impl Core {
         let slot = match found {
             Some(slot) => {
                 self.check_free(slot, name)?;
+                self.check_unindexed(key, &filters, self.subscriptions[slot as usize].unindexed)?;
                 slot
             }
             None => {
                 self.check_count(&owner)?;
+                self.check_unindexed(key, &filters, 0)?;
                 let bytes = DURABLE_BYTES + 2 * filters.iter().map(Filter::memory_bytes).sum::<usize>();
+                self.check_share(key, bytes)?;
                 self.check_memory(bytes)?;
                 let durable_key = self.journal.take_key();
                 self.insert_durable(new_durable(durable_key, owner, name, spec.clone(), may_receive.clone()), Vec::new())
@@ -168,13 +172,19 @@ impl Core {
         asked: Subscribe,
     ) {
         self.unfile(slot);
-        let may_receive = self.sessions.get(&key).map(|session| session.may_receive.clone());
+        let session = self.sessions.get(&key);
+        let may_receive = session.map(|session| session.may_receive.clone());
+        if let Some(account) = session.map(|session| session.account.clone()) {
+            self.set_account(slot, &account);
+        }
         let now_ms = self.journal.time(now.mono);
         let bounds = self.durable_bounds(&spec);
         let subscription = &mut self.subscriptions[slot as usize];
         self.memory -= subscription.own_memory;
+        subscription.account.sub(subscription.own_memory);
         subscription.own_memory = DURABLE_BYTES + 2 * filters.iter().map(Filter::memory_bytes).sum::<usize>();
         self.memory += subscription.own_memory;
+        subscription.account.add(subscription.own_memory);
         subscription.attach(key, number, filters, &asked);
         let Some(durable) = subscription.durable.as_deref_mut() else { return };
         let changed = !durable.stored || durable.unwritten || durable.spec != spec;
@@ -183,7 +193,7 @@ impl Core {
         durable.may_receive = may_receive.unwrap_or_else(|| durable.may_receive.clone());
         durable.open_since_ms = now_ms;
         durable.generation += 1;
-        durable.loading = false;
+        durable.set_loading(false);
         durable.loaded = 0;
         durable.more = durable.messages > 0;
         durable.opening = Some((key, number));
@@ -210,13 +220,15 @@ impl Core {
     }
 
     /// A durable subscription that nobody is attached to.
-    fn insert_durable(&mut self, durable: Durable, filters: Vec<Filter>) -> Slot {
+    fn insert_durable(&mut self, mut durable: Durable, filters: Vec<Filter>) -> Slot {
+        self.journal.count_owner(&mut durable);
         let (key, owner, name) = (durable.key, durable.owner.clone(), durable.name.clone());
         let slot = self.subscriptions.insert(Subscription::detached(durable, filters)) as Slot;
         let subscription = &mut self.subscriptions[slot as usize];
         subscription.own_memory =
             DURABLE_BYTES + 2 * subscription.filters.iter().map(Filter::memory_bytes).sum::<usize>();
         self.memory += subscription.own_memory;
+        subscription.account.add(subscription.own_memory);
         self.journal.by_key.insert(key, slot);
         self.journal.by_name.insert((owner, name), slot);
         self.file(slot);
@@ -244,7 +256,6 @@ impl Core {
         (durable.messages, durable.bytes, durable.dead) = (messages, bytes, dead);
         durable.more = messages > 0;
         (durable.marked, durable.recovered_mark) = (delivered, delivered);
-        self.journal.store_bytes += bytes;
         let slot = self.insert_durable(durable, filters);
         if damaged {
             let last = self.last_id();
@@ -302,10 +313,10 @@ impl Core {
         subscription.session = NOBODY;
         subscription.listed = false;
         let Some(durable) = subscription.durable.as_deref_mut() else { return };
-        self.memory -= durable.held_bytes() as usize;
+        durable.release(&mut self.memory, durable.held_bytes());
         durable.opening = None;
         durable.generation += 1;
-        durable.loading = false;
+        durable.set_loading(false);
         durable.loaded = 0;
         durable.more = durable.messages > 0;
         let flights = std::mem::take(&mut durable.in_flight).into_values().map(|flight| flight.held);
@@ -329,9 +340,10 @@ impl Core {
         self.unfile(slot);
         let subscription = self.subscriptions.remove(slot as usize);
         self.memory -= subscription.own_memory;
-        let Some(durable) = subscription.durable else { return };
+        subscription.account.sub(subscription.own_memory);
+        let Some(mut durable) = subscription.durable else { return };
         self.alarms.retain(|(_, known)| *known != slot);
-        self.journal.store_bytes -= durable.bytes;
+        self.journal.uncount_owner(&mut durable);
         self.journal.by_key.remove(&durable.key);
         self.journal.by_name.remove(&(durable.owner, durable.name));
     }
@@ -377,6 +389,15 @@ impl Core {
         if !rejects {
             return Ok(());
         }
+        let (owned, max) = (durable.on_disk.bytes() + bytes, self.limits.store_bytes_per_owner);
+        if owned > max {
+            let owner = &durable.owner;
+            let text = format!(
+                "{owned} bytes would wait in the durable subscriptions of {owner}, at most {max} are possible \
+                 (store-bytes-per-owner)"
+            );
+            return Err(beyond(Code::Full, text, max, owned));
+        }
         let whose = format!("durable subscription {} of {}", durable.name, durable.owner);
         if durable.messages + 1 > bounds.messages {
             let (count, max) = (durable.messages, bounds.messages);
@@ -398,7 +419,9 @@ impl Core {
             let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
             let bounds = durable.bounds;
             let (messages, bytes) = (durable.messages - durable.dying.0, durable.bytes.saturating_sub(durable.dying.1));
-            let over = (messages.saturating_sub(bounds.messages), bytes.saturating_sub(bounds.bytes).max(store_over));
+            let owner_over = durable.on_disk.beyond(self.limits.store_bytes_per_owner);
+            let bytes_over = bytes.saturating_sub(bounds.bytes).max(store_over).max(owner_over);
+            let over = (messages.saturating_sub(bounds.messages), bytes_over);
             if over == (0, 0) {
                 return;
             }
@@ -408,7 +431,7 @@ impl Core {
             };
             let text = "the subscription was full";
             if let Some(held) = oldest {
-                self.memory -= held.record.size() as usize;
+                durable.release(&mut self.memory, held.record.size());
                 let death = death(GapReason::QueueFull, text, held.attempts);
                 self.bury(slot, held.entry, &held.record, death);
                 continue;
@@ -435,10 +458,9 @@ impl Core {
         let number = self.journal.next_number();
         let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
         durable.messages -= 1;
-        durable.bytes -= record.size();
+        durable.shrink(&mut self.journal.store_bytes, record.size());
         durable.dead += 1;
         durable.gone.insert(entry, number);
-        self.journal.store_bytes -= record.size();
         let reason = death.reason;
         self.journal.write(Write::Die { entry, death });
         self.tell_gap(slot, record.id, reason);
@@ -462,7 +484,7 @@ impl Core {
     }
 
     /// Asks the store for more, if somebody takes it and there is room.
-    pub(super) fn refill(&mut self, slot: Slot) {
+    pub(in crate::core) fn refill(&mut self, slot: Slot) {
         let subscription = &mut self.subscriptions[slot as usize];
         if subscription.session == NOBODY {
             return;
@@ -474,7 +496,13 @@ impl Core {
         if durable.head_bytes * 2 > PAGE_BYTES {
             return;
         }
-        durable.loading = true;
+        let account = durable.account().clone();
+        if !self.may_load(&account, PAGE_BYTES as usize) {
+            self.starve(slot);
+            return;
+        }
+        let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
+        durable.set_loading(true);
         self.actions.push(Action::Load {
             durable: durable.key,
             generation: durable.generation,
@@ -520,6 +548,8 @@ fn new_durable(key: u32, owner: Rc<str>, name: &str, spec: Spec, may_receive: Rc
         spec,
         may_receive,
         bounds: DurableBounds { messages: 0, bytes: 0, overflow: Overflow::DropOldest, age_ms: 0 },
+        account: Account::of_nobody(),
+        on_disk: Rc::default(),
         opening: None,
         stored: false,
         unwritten: false,

@@ -85,9 +85,8 @@ impl Durable {
     fn lose(&mut self, held: Held, journal: &mut Journal, freed: &mut usize, death: Option<Death>) -> Step {
         let size = held.record.size();
         self.messages -= 1;
-        self.bytes -= size;
+        self.shrink(&mut journal.store_bytes, size);
         self.gone.insert(held.entry, journal.next_number());
-        journal.store_bytes -= size;
         *freed += size as usize;
         let reason = death.as_ref().map_or(GapReason::Expired, |death| death.reason);
         match death {
@@ -202,8 +201,8 @@ impl Core {
 
     /// Makes a dead letter of a message that was delivered.
     pub(super) fn kill(&mut self, slot: Slot, held: Held, text: String) {
-        self.memory -= held.record.size() as usize;
         let Some(durable) = self.subscriptions[slot as usize].durable.as_deref() else { return };
+        durable.release(&mut self.memory, held.record.size());
         let owner = durable.owner.clone();
         let line = format!(
             "message {} is a dead letter of {owner}, subscription {}: {text}; `eeveectl dead show {}` shows it",

@@ -10,10 +10,13 @@ use hashbrown::{HashMap, HashSet};
 use libeevee::GapReason;
 use libeevee::wire::{Code, Content, Frame, Published, Refusal};
 
+use super::handover::HandedOver;
 use super::repeat::Repeats;
+use super::owner::OnDisk;
 use super::{Durable, Held};
 use crate::core::index::Slot;
 use crate::core::session::{SessionKey, refusal};
+use crate::core::share::Account;
 use crate::core::storage::{
     Batch, Committed, Death, DurableKey, EntryNumber, Loaded, Page, Record, Recovered, StorageError, Write,
 };
@@ -36,10 +39,31 @@ pub(crate) struct Pending {
     live: u32,
     /// The credit that it took, to be given back to its session.
     credit: Option<(SessionKey, u64)>,
+    /// Who has it in memory as long as it waits for the disk; none for the bus itself.
+    payer: Option<Rc<Account>>,
     record: Arc<Record>,
     since_ms: u64,
     expires_ms: u64,
-    entries: Vec<(DurableKey, EntryNumber)>,
+    /// With who has the place of each.
+    entries: Vec<(DurableKey, EntryNumber, Rc<Account>)>,
+}
+
+/// What it costs, beside the message, to keep one for one durable subscription until it is on disk.
+const ENTRY_BYTES: usize = size_of::<Write>() + 64;
+
+impl Pending {
+    /// What it takes of the bus's memory.
+    fn size(&self) -> usize {
+        self.record.size() as usize + self.entries.len() * ENTRY_BYTES
+    }
+
+    fn release(&self, memory: &mut usize) {
+        *memory -= self.size();
+        if let Some(payer) = &self.payer {
+            payer.sub(self.record.size() as usize);
+        }
+        self.entries.iter().for_each(|(_, _, account)| account.sub(ENTRY_BYTES));
+    }
 }
 
 /// Who wants to know what became of a publish.
@@ -106,6 +130,12 @@ pub(crate) struct Journal {
     pub(in crate::core) repeats: Repeats,
     /// The bytes of all messages that wait in durable subscriptions.
     pub(super) store_bytes: u64,
+    /// The same of each owner.
+    pub(super) owners: HashMap<Rc<str>, Rc<OnDisk>>,
+    /// After a clean restart: the number of the last batch.
+    pub(in crate::core) trusted: Option<u64>,
+    /// What sessions had of durable subscriptions, until the store says that these are there.
+    pub(in crate::core) handed_over: Vec<HandedOver>,
     /// Whether there is anything on disk: before it, nothing is written that is not durable itself.
     pub(super) exists: bool,
     /// When messages that wait for nobody are next looked through for old ones.
@@ -122,6 +152,12 @@ impl Journal {
     pub(in crate::core) fn write(&mut self, write: Write) {
         self.next.deaths |= matches!(write, Write::Die { .. } | Write::DieOldest { .. } | Write::Expire { .. });
         self.next.writes.push(write);
+    }
+
+    /// The durable subscriptions of an owner.
+    pub(in crate::core) fn slots_of(&self, owner: &Rc<str>) -> Vec<Slot> {
+        let first = (owner.clone(), String::new());
+        self.by_name.range(first..).take_while(|((known, _), _)| known == owner).map(|(_, slot)| *slot).collect()
     }
 
     /// The number that the next batch will have.
@@ -167,8 +203,7 @@ impl Journal {
         let freed = self.next.dying.entry(durable.key).or_default();
         freed.0 += messages;
         freed.1 += bytes;
-        durable.dying.0 += messages;
-        durable.dying.1 += bytes;
+        durable.ask_to_die(messages, bytes);
         let death = Death { reason: GapReason::QueueFull, text: "the subscription was full".into(), attempts: 0 };
         self.write(Write::DieOldest { durable: durable.key, after: durable.loaded, messages, bytes, death });
     }
@@ -208,10 +243,6 @@ impl Journal {
             _ => None,
         }
     }
-
-    pub(in crate::core) const fn is_open(&self) -> bool {
-        self.open.is_some()
-    }
 }
 
 fn millis(time: Duration) -> u64 {
@@ -238,21 +269,31 @@ pub(in crate::core) struct Enqueue<'a> {
 
 impl Core {
     /// Takes the place of the store's content at a start. Before it, nothing may be published.
-    pub(crate) fn recover(&mut self, now: Now, recovered: Recovered) {
+    pub(crate) fn recover(&mut self, now: Now, recovered: Recovered, actions: &mut Vec<Action>) {
         let journal = &mut self.journal;
+        let trusted = journal.trusted == Some(recovered.batch);
         journal.number = recovered.batch;
         journal.committed = recovered.batch;
         journal.next_entry = recovered.next_entry.max(1);
         journal.next_durable = recovered.next_durable.max(1);
         journal.time_base = recovered.time_ms.cast_signed().saturating_sub(millis(now.mono).cast_signed());
-        journal.repeats = Repeats::recover(&recovered.publishers);
+        if !trusted {
+            journal.repeats = Repeats::recover(&recovered.publishers);
+        }
         journal.exists = recovered.batch > 0;
         for problem in recovered.problems {
-            self.actions.push(Action::Log { level: tracing::Level::ERROR, operator: None, message: None, text: problem });
+            self.actions.push(Action::Log { level: tracing::Level::ERROR, source: Box::default(), operator: None, message: None, text: problem });
         }
         for subscription in recovered.subscriptions {
             self.recover_subscription(now, subscription);
         }
+        self.reattach(now, trusted);
+        actions.append(&mut self.actions);
+    }
+
+    /// The batch that the last run committed last, where it handed over to this one: nobody wrote since.
+    pub(crate) const fn trusted_batch(&self) -> Option<u64> {
+        self.journal.trusted
     }
 
     /// Checks everything that could keep a message from its durable subscriptions, before anything is done about it.
@@ -260,7 +301,7 @@ impl Core {
         if let Some(refusal) = self.journal.refusal(now.mono) {
             return Err(refusal);
         }
-        let cost = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(to.len());
+        let cost = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(to.len() * ENTRY_BYTES);
         self.check_memory(cost)?;
         to.iter().try_for_each(|slot| self.check_full(*slot, bytes))
     }
@@ -271,17 +312,27 @@ impl Core {
         let since_ms = self.journal.time(now.mono);
         let expires_ms = if wanted_ms == 0 { 0 } else { since_ms + wanted_ms };
         let record = Arc::new(record);
+        let payer = credit.and_then(|(key, _)| Some(self.sessions.get(&key)?.account.clone()));
+        self.memory += record.size() as usize;
+        if let Some(payer) = &payer {
+            payer.add(record.size() as usize);
+        }
         let mut entries = Vec::with_capacity(to.len());
         for slot in to {
             let entry = self.journal.take_entry();
             let Some(durable) = self.subscriptions[*slot as usize].durable.as_deref_mut() else { continue };
             let key = durable.key;
             durable.messages += 1;
-            durable.bytes += record.size();
-            self.memory += record.size() as usize;
-            self.journal.store_bytes += record.size();
+            durable.grow(&mut self.journal.store_bytes, record.size());
+            let account = durable.account().clone();
+            self.memory += ENTRY_BYTES;
+            account.add(ENTRY_BYTES);
             self.journal.write(Write::Enqueue { entry, durable: key, since_ms, expires_ms, record: record.clone() });
-            entries.push((key, entry));
+            // Written together: the disk has to know that it may have been delivered, before it is.
+            if self.subscriptions[*slot as usize].goes_to_memory() {
+                self.journal.mark(key, entry);
+            }
+            entries.push((key, entry, account));
             self.make_room(*slot, entry, &record);
         }
         let numbered = epoch != 0;
@@ -290,7 +341,8 @@ impl Core {
         }
         let tell = confirm.into_iter().collect();
         let source = source.clone();
-        let pending = Pending { tell, source, epoch, sequence, live, credit, record, since_ms, expires_ms, entries };
+        let pending =
+            Pending { tell, source, epoch, sequence, live, credit, payer, record, since_ms, expires_ms, entries };
         self.journal.next.pending.push(pending);
     }
 
@@ -358,11 +410,10 @@ impl Core {
                 continue;
             }
             durable.messages -= 1;
-            durable.bytes -= died.bytes;
+            durable.shrink(&mut self.journal.store_bytes, died.bytes);
             if let Some(held) = durable.take_entry(died.entry) {
-                self.memory -= held.record.size() as usize;
+                durable.release(&mut self.memory, held.record.size());
             }
-            self.journal.store_bytes -= died.bytes;
             self.tell_gap(slot, died.id, died.reason);
         }
         for (key, count) in &committed.dead_removed {
@@ -371,24 +422,24 @@ impl Core {
             }
         }
         for revived in &committed.revived {
-            if let Some(durable) = self.durable_by_key(revived.durable) {
+            let Some(slot) = self.journal.by_key.get(&revived.durable).copied() else { continue };
+            if let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() {
                 durable.messages += 1;
-                durable.bytes += revived.bytes;
+                durable.grow(&mut self.journal.store_bytes, revived.bytes);
                 durable.more = true;
-                self.journal.store_bytes += revived.bytes;
             }
         }
         for slot in &work.opening {
             self.opened(*slot);
         }
-        let number = self.journal.committed;
-        for pending in work.pending {
-            self.pending_committed(now, pending, &died);
-        }
         for (key, mark) in &work.marks {
             if let Some(durable) = self.durable_by_key(*key) {
                 durable.marked = durable.marked.max(*mark);
             }
+        }
+        let number = self.journal.committed;
+        for pending in work.pending {
+            self.pending_committed(now, pending, &died);
         }
         // The store will not load again what this batch removed.
         let slots: Vec<Slot> = self.journal.by_key.values().copied().collect();
@@ -408,24 +459,30 @@ impl Core {
     }
 
     fn pending_committed(&mut self, now: Now, pending: Pending, died: &BTreeMap<EntryNumber, ()>) {
-        let Pending { tell, source, epoch, sequence, live, credit, record, since_ms, expires_ms, entries } = pending;
+        pending.release(&mut self.memory);
+        let Pending { tell, source, epoch, sequence, live, credit, record, since_ms, expires_ms, entries, .. } = pending;
         if epoch != 0 {
             self.journal.repeats.end(&source, epoch, sequence, true);
         }
         let durable = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        for (key, entry) in entries {
+        for (key, entry, _) in entries {
             let size = record.size();
-            self.memory -= size as usize;
             let Some(slot) = self.journal.by_key.get(&key).copied() else { continue };
-            let attached = self.subscriptions[slot as usize].session != super::NOBODY;
+            let subscription = &self.subscriptions[slot as usize];
+            // Without room for it, it stays on disk until there is some.
+            let has_room = self.may_load(&subscription.account, size as usize);
+            let in_memory = subscription.goes_to_memory() && has_room;
             let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { continue };
             if died.contains_key(&entry) || durable.gone.contains_key(&entry) {
                 continue;
             }
-            if attached && !durable.more && !durable.loading && durable.head_has_room() {
+            if in_memory {
                 let record = record.clone();
                 durable.push_head(Held { entry, since_ms, expires_ms, attempts: 0, refused: String::new(), record });
-                self.memory += size as usize;
+                durable.hold(&mut self.memory, size);
+                if entry > durable.marked {
+                    self.journal.mark(key, entry);
+                }
             } else {
                 durable.more = true;
             }
@@ -457,7 +514,7 @@ impl Core {
         self.journal.state = state;
         self.settle_dying(&work);
         let refused: HashSet<EntryNumber> =
-            work.pending.iter().flat_map(|pending| pending.entries.iter().map(|(_, entry)| *entry)).collect();
+            work.pending.iter().flat_map(|pending| pending.entries.iter().map(|(_, entry, _)| *entry)).collect();
         for pending in work.pending {
             self.pending_refused(now, pending, &why);
         }
@@ -495,16 +552,16 @@ impl Core {
         if pending.epoch != 0 {
             self.journal.repeats.end(&pending.source, pending.epoch, pending.sequence, false);
         }
-        for (key, entry) in &pending.entries {
+        pending.release(&mut self.memory);
+        for (key, entry, _) in &pending.entries {
             let size = pending.record.size();
-            self.memory -= size as usize;
-            let Some(durable) = self.durable_by_key(*key) else { continue };
+            let Some(slot) = self.journal.by_key.get(key).copied() else { continue };
+            let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { continue };
             if durable.gone.remove(entry).is_some() {
                 durable.dead = durable.dead.saturating_sub(1);
             } else {
                 durable.messages -= 1;
-                durable.bytes -= size;
-                self.journal.store_bytes -= size;
+                durable.shrink(&mut self.journal.store_bytes, size);
             }
         }
         let reached = match pending.live {
@@ -517,7 +574,7 @@ impl Core {
         }
         if pending.tell.is_empty() {
             // The bus's own announcements have no publisher to refuse them to.
-            for (key, _) in &pending.entries {
+            for (key, _, _) in &pending.entries {
                 let slot = self.journal.by_key.get(key).copied();
                 slot.into_iter().for_each(|slot| self.tell_gap(slot, pending.record.id, GapReason::Memory));
             }
@@ -528,8 +585,7 @@ impl Core {
     fn settle_dying(&mut self, work: &Work) {
         for (key, (messages, bytes)) in &work.dying {
             if let Some(durable) = self.durable_by_key(*key) {
-                durable.dying.0 -= messages;
-                durable.dying.1 -= bytes;
+                durable.has_died(*messages, *bytes);
             }
         }
     }
@@ -542,7 +598,7 @@ impl Core {
         if durable.generation != generation {
             return;
         }
-        durable.loading = false;
+        durable.set_loading(false);
         let page = match page {
             Ok(page) => page,
             Err(StorageError::Unavailable(why)) => {
@@ -558,9 +614,17 @@ impl Core {
             }
         };
         durable.more = page.more;
+        let account = durable.account().clone();
         let mut early = Vec::new();
+        let mut cut = EntryNumber::MAX;
         for loaded in page.entries {
             let Loaded { entry, since_ms, expires_ms, mut attempts, record } = loaded;
+            if !self.may_load(&account, record.size() as usize) {
+                // What does not fit is loaded again when there is room.
+                cut = entry;
+                break;
+            }
+            let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
             durable.loaded = durable.loaded.max(entry);
             if durable.gone.contains_key(&entry) {
                 continue;
@@ -576,9 +640,11 @@ impl Core {
                 early.push(held);
                 continue;
             }
-            self.memory += held.record.size() as usize;
+            durable.hold(&mut self.memory, held.record.size());
             durable.push_head(held);
         }
+        let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
+        durable.more |= cut < EntryNumber::MAX;
         if let Some(last) = durable.head.back()
             && last.entry > durable.marked
         {
@@ -587,11 +653,10 @@ impl Core {
         for held in early {
             durable.gone.insert(held.entry, number);
             durable.messages -= 1;
-            durable.bytes -= held.record.size();
-            self.journal.store_bytes -= held.record.size();
+            durable.shrink(&mut self.journal.store_bytes, held.record.size());
             self.journal.write(Write::Acknowledge { entry: held.entry });
         }
-        for (entry, id, bytes) in page.damaged {
+        for (entry, id, bytes) in page.damaged.into_iter().filter(|(entry, ..)| *entry < cut) {
             self.lose_damaged(slot, entry, id, bytes);
         }
         self.end_early(slot);
@@ -602,17 +667,16 @@ impl Core {
     fn lose_damaged(&mut self, slot: Slot, entry: EntryNumber, id: u64, bytes: u64) {
         let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
         durable.messages = durable.messages.saturating_sub(1);
-        durable.bytes = durable.bytes.saturating_sub(bytes);
+        durable.shrink(&mut self.journal.store_bytes, bytes.min(durable.bytes));
         durable.loaded = durable.loaded.max(entry);
         durable.undone.remove(&entry);
-        self.journal.store_bytes = self.journal.store_bytes.saturating_sub(bytes);
         self.tell_gap(slot, id, GapReason::Damaged);
         let text = format!("durable message {id} cannot be read any more and is lost: its bytes on disk have changed");
         self.log_store(tracing::Level::ERROR, text);
     }
 
     pub(super) fn log_store(&mut self, level: tracing::Level, text: String) {
-        self.actions.push(Action::Log { level, operator: None, message: None, text });
+        self.actions.push(Action::Log { level, source: Box::default(), operator: None, message: None, text });
     }
 
     pub(super) fn durable_by_key(&mut self, key: DurableKey) -> Option<&mut Durable> {
@@ -632,4 +696,18 @@ const fn is_kept(write: &Write) -> bool {
             | Write::Publisher(_)
             | Write::ForgetPublisher { .. }
     )
+}
+
+#[cfg(test)]
+impl Journal {
+    /// What waits for the disk in memory, and to whom it is counted.
+    pub(in crate::core) fn naive_pending(&self) -> Vec<(Option<Rc<Account>>, usize)> {
+        let works = self.open.iter().chain([&self.next]);
+        let all = works.flat_map(|work| &work.pending);
+        all.flat_map(|pending| {
+            let entries = pending.entries.iter().map(|(_, _, account)| (Some(account.clone()), ENTRY_BYTES));
+            entries.chain([(pending.payer.clone(), pending.record.size() as usize)])
+        })
+        .collect()
+    }
 }

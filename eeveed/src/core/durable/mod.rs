@@ -8,7 +8,9 @@
 mod acknowledge;
 mod attach;
 mod deliver;
+mod handover;
 mod journal;
+mod owner;
 pub(super) mod repeat;
 mod verbs;
 
@@ -21,10 +23,12 @@ use libeevee::wire::Overflow;
 
 use super::permit::Permit;
 use super::session::SessionKey;
+use super::share::Account;
 use super::storage::{Death, DurableKey, EntryNumber, Record};
 
-pub(super) use self::attach::Spec;
+pub(super) use self::attach::{PAGE_BYTES, Spec};
 pub(super) use self::deliver::Step;
+pub(super) use self::handover::SavedDurables;
 pub(crate) use self::journal::Journal;
 pub(super) use self::journal::{Confirm, Enqueue, is_committing};
 pub(crate) use self::verbs::Scope;
@@ -82,6 +86,10 @@ pub(super) struct Durable {
     pub(super) spec: Spec,
     pub(super) may_receive: Rc<Permit>,
     pub(super) bounds: DurableBounds,
+    /// To whom its memory is counted: the same as of its subscription.
+    account: Rc<Account>,
+    /// What its owner has on disk.
+    on_disk: Rc<owner::OnDisk>,
     /// Who waits until it is on disk.
     opening: Option<(SessionKey, u32)>,
     /// Whether it is on disk.
@@ -139,8 +147,10 @@ impl Durable {
         self.in_flight.len() + self.returned.len() < in_flight_max
     }
 
-    fn head_has_room(&self) -> bool {
-        self.head.is_empty() || self.head.len() < HEAD_MESSAGES && self.head_bytes < HEAD_BYTES
+    /// Whether all that waits is in memory, and there is room for more.
+    pub(super) fn is_caught_up(&self) -> bool {
+        let has_room = self.head.is_empty() || self.head.len() < HEAD_MESSAGES && self.head_bytes < HEAD_BYTES;
+        !self.more && !self.loading && has_room
     }
 
     fn push_head(&mut self, held: Held) {
@@ -207,7 +217,7 @@ impl Durable {
     }
 
     /// What is held in memory, in bytes.
-    fn held_bytes(&self) -> u64 {
+    pub(super) fn held_bytes(&self) -> u64 {
         let flying = self.in_flight.values().map(|flight| flight.held.record.size());
         let returned = self.returned.values().map(|(held, _)| held.record.size());
         flying.chain(returned).sum::<u64>() + self.head_bytes

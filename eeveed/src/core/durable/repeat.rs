@@ -220,6 +220,17 @@ impl Repeats {
         rows
     }
 
+    /// All rows, for a clean restart.
+    pub(crate) fn rows(&self) -> Vec<PublisherRow> {
+        let row = |((source, epoch), row): (&(Rc<str>, u64), &Row)| PublisherRow {
+            source: source.to_string(),
+            epoch: *epoch,
+            state: row.taken.print(),
+            used: row.used,
+        };
+        self.rows.iter().map(row).collect()
+    }
+
     /// The same rows are to be written again: their batch came to nothing.
     pub(crate) fn mark_dirty(&mut self, source: &str, epoch: u64) {
         if let Some(row) = self.rows.get_mut(&(Rc::from(source), epoch)) {

@@ -23,6 +23,7 @@ use libeevee::OperatorId;
 use libeevee::wire::{GapNotice, OperatorState};
 use serde::{Deserialize, Serialize};
 
+use super::durable::SavedDurables;
 use super::message::Routed;
 use super::queue::{Entry, Queue};
 use super::reload::Reload;
@@ -119,6 +120,8 @@ pub(crate) struct Structure {
     requests: Vec<SavedRequest>,
     /// How deep the newest answers are: (message, hops).
     hops: Vec<(u64, u8)>,
+    #[serde(default)]
+    durables: SavedDurables,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -265,12 +268,15 @@ impl Core {
             operators: self.save_operators(),
             requests: self.save_requests(&keys.into_iter().collect()),
             hops: self.hops.0.iter().filter(|(_, hops)| *hops > 0).copied().collect(),
+            durables: self.save_durables(&mut blobs),
         };
         Saved { structure, blobs }
     }
 
     fn save_session(&self, key: SessionKey, session: &Session, blobs: &mut Blobs) -> SavedSession {
         let of_slot = |slot: &u32| self.subscriptions.get(*slot as usize);
+        // Durable ones are saved apart: most of what they are stands in the store.
+        let of_slot = |slot: &u32| of_slot(slot).filter(|subscription| subscription.durable.is_none());
         let subscriptions = session.subscriptions.iter().filter_map(|(_, slot)| of_slot(slot));
         SavedSession {
             key,

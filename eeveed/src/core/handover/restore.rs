@@ -23,6 +23,7 @@ use super::super::queue::{Entry, PLACE_BYTES, Queue, Waiting};
 use super::super::reload::Reload;
 use super::super::request::{DEADLINE_MS_MAX, Request};
 use super::super::session::{Credit, Identity, Peer, SessionKey, refusal};
+use super::super::share::Account;
 use super::super::subscribe::{Subscription, own_memory, parse_filters};
 use super::super::{Action, Core, LoadedModule, Now};
 use super::{Blobs, Saved, SavedCredit, SavedEntry, SavedGap, SavedModule, SavedOperator, SavedSession};
@@ -101,7 +102,8 @@ impl Core {
         for request in structure.requests {
             restoring.request(request)?;
         }
-        let Restoring { mut core, blobs, .. } = restoring;
+        let Restoring { mut core, mut blobs, .. } = restoring;
+        core.restore_durables(structure.durables, &mut blobs)?;
         core.end_reloads_of_nobody();
         Ok((core, blobs))
     }
@@ -115,6 +117,8 @@ impl Core {
     pub(crate) fn count_unwritten(&mut self, key: SessionKey, bytes: usize) {
         if let Some(session) = self.sessions.get_mut(&key) {
             self.owed = self.owed + bytes - session.unwritten;
+            session.account.add(bytes);
+            session.account.sub(session.unwritten);
             session.unwritten = bytes;
         }
     }
@@ -237,6 +241,7 @@ impl Restoring {
             self.core.throttled.push(key);
         }
         self.core.owed += session.counted();
+        session.account.add(session.counted());
         // It has to be there before its subscriptions, which look for its permissions.
         self.core.sessions.insert(key, session);
         let mut slots = Vec::with_capacity(saved.subscriptions.len());
@@ -314,6 +319,8 @@ impl Restoring {
         }
         let own_memory = own_memory(&filters);
         self.core.memory += own_memory;
+        let account = self.core.sessions.get(&key).map_or_else(Account::of_nobody, |session| session.account.clone());
+        account.add(own_memory + queue.counted());
         let slot = self.core.subscriptions.insert(Subscription {
             session: key,
             number: saved.number,
@@ -325,6 +332,8 @@ impl Restoring {
             listed: false,
             volatile,
             own_memory,
+            account,
+            unindexed: 0,
             durable: None, // L
             delivered: count(saved.delivered)?,
             dropped: count(saved.dropped)?,
@@ -376,6 +385,7 @@ impl Restoring {
             owners, // L
         };
         self.core.owed += request.size();
+        session.account.add(request.size());
         self.core.request_deadlines.insert((deadline, address), ());
         match self.core.requests.insert(address, request) {
             None => Ok(()),

@@ -142,6 +142,7 @@ fn a_session_has_few_verbs_under_way_at_a_time() {
 #[test]
 fn status_fits_a_frame_whatever_an_operator_subscribes_to() {
     let mut bus = Bus::new();
+    bus.core.limits.memory_per_uid = bus.core.limits.memory_bytes;
     bus.operator(1, "hoarder");
     let long = format!("channel in ({})", (0..200).map(|n| n.to_string()).collect::<Vec<_>>().join(","));
     for number in 1..=512 {

@@ -1,0 +1,399 @@
+//! Durable subscriptions, with the real store in memory.
+
+use libeevee::wire::{Ack, Nack, Overflow, REPEATED};
+
+use super::*;
+use crate::core::storage::{Batch, Committed, Page, Recovered, StorageError};
+use crate::store::Store;
+
+/// A bus with a disk.
+struct Durable {
+    bus: Bus,
+    store: Store,
+    /// What the disk says to everything, while it is full.
+    full: bool,
+    loads: Vec<(DurableKey, u64, EntryNumber, usize, u64)>,
+}
+
+fn durable(filter: &str, name: &str) -> Subscribe {
+    Subscribe { durable: Some(name.into()), ..subscribe(filter) }
+}
+
+impl Durable {
+    fn new() -> Self {
+        Self { bus: Bus::new(), store: Store::in_memory(), full: false, loads: Vec::new() }
+    }
+
+    /// Lets the disk do all that it was asked.
+    fn settle(&mut self) {
+        loop {
+            let mut idle = true;
+            self.bus.core.take_actions(&mut self.bus.actions);
+            for action in self.bus.actions.drain(..) {
+                if let Action::Load { durable, generation, after, messages, bytes } = action {
+                    self.loads.push((durable, generation, after, messages, bytes));
+                }
+            }
+            for (durable, generation, after, messages, bytes) in std::mem::take(&mut self.loads) {
+                idle = false;
+                let page: Result<Page, StorageError> = self.store.load(durable, after, messages as u64, bytes);
+                self.bus.step(Event::Loaded { durable, generation, page });
+            }
+            if let Some(batch) = self.bus.core.take_batch(self.bus.now) {
+                idle = false;
+                let outcome = self.commit(&batch);
+                self.bus.step(Event::Stored(outcome));
+            }
+            if idle && self.bus.actions.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<Committed, StorageError> {
+        if self.full { Err(StorageError::Unavailable("no space left".into())) } else { self.store.commit(batch) }
+    }
+
+    fn subscribe(&mut self, session: SessionKey, number: u32, asked: Subscribe) {
+        self.bus.send(session, number, Content::Subscribe(asked));
+        self.settle();
+        let read = self.bus.read(session);
+        assert!(read.contains(&Content::Ok), "{read:?}");
+    }
+
+    fn publish(&mut self, session: SessionKey, headers: &[(&str, &str)]) -> Content {
+        self.publish_numbered(session, 0, 0, headers).content
+    }
+
+    fn publish_numbered(&mut self, session: SessionKey, epoch: u64, sequence: u64, headers: &[(&str, &str)]) -> Frame {
+        self.bus.numbers += 1;
+        let number = self.bus.numbers;
+        let publish = Publish { cause: None, hops: 0, epoch, sequence, document: document(headers, "body") };
+        let frame = Frame { flags: CONFIRM, number, content: Content::Publish(publish) };
+        self.bus.step(Event::Frame { session, frame });
+        self.settle();
+        self.bus.output(session).into_iter().find(|frame| frame.number == number).unwrap()
+    }
+
+    /// Deliveries as `id.attempt`, gaps as `gap first-last count reason`.
+    fn seen(&mut self, session: SessionKey) -> Vec<String> {
+        let mut seen = Vec::new();
+        loop {
+            let output = self.bus.output(session);
+            self.settle();
+            if output.is_empty() {
+                return seen;
+            }
+            seen.extend(output.into_iter().filter_map(|frame| match frame.content {
+                Content::Deliver(d) => Some(format!("{}.{}", d.id, d.attempt)),
+                Content::Gap(g) => Some(format!("gap {}-{} {:?} r{}", g.first, g.last, g.count, g.reason)),
+                Content::Error(refusal) => Some(Code::from_number(refusal.code).to_string()),
+                _ => None,
+            }));
+        }
+    }
+
+    fn ack(&mut self, session: SessionKey, number: u32, id: u64) {
+        self.bus.send(session, number, Content::Ack(Ack { id }));
+        self.settle();
+    }
+
+    fn nack(&mut self, session: SessionKey, number: u32, id: u64, dead: bool) {
+        let nack = Nack { id, dead, delay_ms: 0, reason: "no".into() };
+        self.bus.send(session, number, Content::Nack(nack));
+        self.settle();
+    }
+
+    fn leave(&mut self, session: SessionKey) {
+        self.bus.step(Event::Leave { session });
+        self.settle();
+    }
+
+    /// The bus dies; what was committed is there.
+    fn crash(&mut self) {
+        let recovered = self.store.reopen(self.bus.now.wall);
+        self.restart(recovered);
+    }
+
+    fn restart(&mut self, recovered: Recovered) {
+        let ids = self.bus.core.next_unused_id() + 1000..1 << 40;
+        self.bus.core = Core::new(self.bus.now, 8, Limits::default(), Vec::new(), ids);
+        self.bus.core.recover(self.bus.now, recovered, &mut self.bus.actions);
+        self.settle();
+    }
+
+    fn queue(&self) -> serde_json::Value {
+        let all: serde_json::Value =
+            serde_json::from_str(&self.bus.core.queues(self.bus.now, None, &BTreeMap::new())).unwrap();
+        all[0].clone()
+    }
+}
+
+const CHAT: &[(&str, &str)] = &[("type", "chat.message")];
+
+#[test]
+fn it_collects_while_nobody_is_there_and_delivers_in_order() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    all.leave(2);
+    for id in 1..=3 {
+        let expected = Content::Published(Published { id: id + 1, live: 0, durable: 1 });
+        // Message 1 said that dice is there, 2 that it is away, and so on: ids only rise.
+        let Content::Published(published) = all.publish(1, CHAT) else { panic!() };
+        assert_eq!((published.live, published.durable), (0, 1), "{expected:?}");
+    }
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    let seen = all.seen(2);
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    assert!(seen.iter().all(|seen| seen.ends_with(".1")) && seen.is_sorted(), "{seen:?}");
+    assert_eq!(all.queue()["messages"], 3);
+    for seen in seen {
+        all.ack(2, 1, seen.trim_end_matches(".1").parse().unwrap());
+    }
+    assert_eq!((all.queue()["messages"].clone(), all.queue()["bytes"].clone()), (0.into(), 0.into()));
+    assert!(all.seen(2).is_empty());
+}
+
+#[test]
+fn what_is_not_acknowledged_comes_again_and_is_marked() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("*", "all"));
+    let Content::Published(Published { id, .. }) = all.publish(1, CHAT) else { panic!() };
+    assert_eq!(all.seen(2), [format!("{id}.1")]);
+    // Late.
+    all.bus.pass(Duration::from_secs(31));
+    all.settle();
+    assert_eq!(all.seen(2), [format!("{id}.2")]);
+    // Refused: after a second.
+    all.nack(2, 1, id, false);
+    assert!(all.seen(2).is_empty());
+    all.bus.pass(Duration::from_secs(3));
+    assert_eq!(all.seen(2), [format!("{id}.3")]);
+    // Gone and back.
+    all.leave(2);
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("*", "all"));
+    let state = all.seen(2);
+    assert_eq!(state[0], format!("{id}.4"));
+    // And after a crash.
+    all.crash();
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("*", "all"));
+    assert_eq!(all.seen(2)[0], format!("{id}.5"));
+    all.ack(2, 1, id);
+    assert_eq!(all.seen(2), [String::new(); 0]);
+    all.ack(2, 1, id);
+    assert_eq!(all.seen(2), ["bad-ack"]);
+}
+
+#[test]
+fn an_acknowledgement_behind_the_subscribe_after_a_crash_is_taken() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    let Content::Published(Published { id, .. }) = all.publish(1, CHAT) else { panic!() };
+    assert_eq!(all.seen(2), [format!("{id}.1")]);
+    all.crash();
+    all.bus.operator(2, "dice");
+    all.bus.send(2, 1, Content::Subscribe(durable("type=chat.message", "all")));
+    all.bus.send(2, 1, Content::Ack(Ack { id }));
+    all.bus.send(2, 1, Content::Ack(Ack { id: 77 }));
+    all.settle();
+    assert_eq!(all.seen(2), ["bad-ack"]);
+    assert_eq!(all.queue()["messages"], 0);
+}
+
+#[test]
+fn a_full_disk_is_told_to_publishers_and_heals() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.bus.operator(3, "log");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    all.bus.subscribe(3, 1, subscribe("type=log.line"));
+    all.full = true;
+    assert_eq!(code(&all.publish(1, CHAT)), Code::Storage);
+    assert_eq!(code(&all.publish(1, CHAT)), Code::Storage);
+    // Live traffic goes on.
+    assert!(matches!(all.publish(1, &[("type", "log.line")]), Content::Published(Published { live: 1, .. })));
+    all.full = false;
+    all.bus.pass(Duration::from_secs(2));
+    let Content::Published(Published { id, durable: 1, .. }) = all.publish(1, CHAT) else { panic!() };
+    assert_eq!(all.seen(2), [format!("{id}.1")]);
+    assert_eq!(all.queue()["messages"], 1);
+}
+
+#[test]
+fn a_dead_letter_is_told_and_can_be_tried_again() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    let Content::Published(Published { id, .. }) = all.publish(1, CHAT) else { panic!() };
+    all.seen(2);
+    all.nack(2, 1, id, true);
+    assert_eq!(all.seen(2), [format!("gap {id}-{id} Some(1) r6")]);
+    assert_eq!((all.queue()["messages"].clone(), all.queue()["dead"].clone()), (0.into(), 1.into()));
+    let letters = all.store.dead_letters(None, None, 0, 10).unwrap().letters;
+    assert_eq!((letters[0].record.id, letters[0].death.text.as_str()), (id, "no"));
+    let entries = vec![letters[0].entry];
+    all.bus.step(Event::Dead { session: 2, number: 9, entries, retry: true });
+    all.settle();
+    assert_eq!(all.seen(2), [format!("{id}.1")]);
+    assert_eq!((all.queue()["messages"].clone(), all.queue()["dead"].clone()), (1.into(), 0.into()));
+}
+
+#[test]
+fn a_full_queue_does_what_its_policy_says() {
+    let bounded = |overflow: Overflow| Subscribe {
+        queue_messages: 2,
+        overflow: overflow as u8,
+        ..durable("type=chat.message", "all")
+    };
+    for attached in [true, false] {
+        let mut all = Durable::new();
+        all.bus.operator(1, "irc");
+        all.bus.operator(2, "dice");
+        all.subscribe(2, 1, Subscribe { window_messages: 0, ..bounded(Overflow::DropOldest) });
+        if !attached {
+            all.leave(2);
+        }
+        let ids: Vec<u64> = (0..4)
+            .map(|_| match all.publish(1, CHAT) {
+                Content::Published(published) => published.id,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        if !attached {
+            all.bus.operator(2, "dice");
+            all.subscribe(2, 1, bounded(Overflow::DropOldest));
+        } else {
+            all.bus.send(2, 1, Content::Grant(Grant { messages: 10, bytes: 0 }));
+        }
+        let gap = format!("gap {}-{} Some(2) r1", ids[0], ids[1]);
+        assert_eq!(all.seen(2), [gap, format!("{}.1", ids[2]), format!("{}.1", ids[3])], "attached {attached}");
+        assert_eq!((all.queue()["messages"].clone(), all.queue()["dead"].clone()), (2.into(), 2.into()));
+    }
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, bounded(Overflow::Reject));
+    all.publish(1, CHAT);
+    all.publish(1, CHAT);
+    let refused = all.publish(1, CHAT);
+    assert_eq!(code(&refused), Code::Full);
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, Subscribe { window_messages: 0, ..bounded(Overflow::DropNewest) });
+    let ids: Vec<Content> = (0..3).map(|_| all.publish(1, CHAT)).collect();
+    let Content::Published(last) = &ids[2] else { panic!() };
+    assert_eq!(all.seen(2), [format!("gap {0}-{0} Some(1) r1", last.id)]);
+}
+
+#[test]
+fn what_waited_too_long_is_told_and_not_delivered() {
+    for attached in [true, false] {
+        let mut all = Durable::new();
+        all.bus.operator(1, "irc");
+        all.bus.operator(2, "dice");
+        let aged = Subscribe { max_age_ms: 60_000, ..durable("type=chat.message", "all") };
+        all.subscribe(2, 1, Subscribe { window_messages: 0, ..aged.clone() });
+        if !attached {
+            all.leave(2);
+        }
+        let Content::Published(Published { id, .. }) = all.publish(1, CHAT) else { panic!() };
+        // The clock on the wall is set: nothing ages by it.
+        all.bus.now.wall += 86_400_000_000_000;
+        all.bus.pass(Duration::from_secs(61));
+        all.settle();
+        if !attached {
+            all.bus.operator(2, "dice");
+            all.subscribe(2, 1, aged);
+        } else {
+            all.bus.send(2, 1, Content::Grant(Grant { messages: 10, bytes: 0 }));
+        }
+        assert_eq!(all.seen(2), [format!("gap {id}-{id} Some(1) r2")], "attached {attached}");
+        assert_eq!(all.queue()["dead"], 1);
+    }
+}
+
+#[test]
+fn a_retry_is_recognised_also_after_a_crash() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    let first = all.publish_numbered(1, 7, 10, CHAT);
+    let Content::Published(Published { id, durable: 1, .. }) = first.content else { panic!("{first:?}") };
+    let again = all.publish_numbered(1, 7, 10, CHAT);
+    assert_eq!((again.flags, again.content.clone()), (REPEATED, Content::Published(Published { id, live: 0, durable: 0 })));
+    all.crash();
+    all.bus.operator(1, "irc");
+    let again = all.publish_numbered(1, 7, 10, CHAT);
+    assert_eq!((again.flags, again.content), (REPEATED, Content::Published(Published { id, live: 0, durable: 0 })));
+    // One that the disk refused was not taken, also when a later one was.
+    all.full = true;
+    assert_eq!(code(&all.publish_numbered(1, 7, 11, CHAT).content), Code::Storage);
+    all.full = false;
+    all.bus.pass(Duration::from_secs(2));
+    assert_eq!(all.publish_numbered(1, 7, 12, CHAT).flags, 0);
+    assert_eq!(all.publish_numbered(1, 7, 11, CHAT).flags, 0);
+    assert_eq!(all.publish_numbered(1, 7, 11, CHAT).flags, REPEATED);
+    assert_eq!(all.queue()["messages"], 3);
+}
+
+#[test]
+fn one_session_has_it_and_forgetting_ends_it() {
+    let mut all = Durable::new();
+    let admin = Identity::Person { name: "goos".into(), admin: true };
+    all.bus.join(1, admin.clone(), None);
+    all.bus.join(2, admin, None);
+    all.subscribe(1, 1, durable("*", "mine"));
+    all.bus.send(2, 1, Content::Subscribe(durable("*", "mine")));
+    assert_eq!(code(&all.bus.read(2)[0]), Code::AlreadyConnected);
+    let forget = |name: &str| {
+        let argument = serde_json::json!({ "owner": "user/goos", "name": name }).to_string();
+        Content::Control(Control { verb: "forget".into(), id: String::new(), argument })
+    };
+    all.bus.send(2, 50, forget("mine"));
+    assert_eq!(code(&all.bus.read(2)[0]), Code::Refused);
+    all.leave(1);
+    all.publish(2, CHAT);
+    all.bus.send(2, 51, forget("mine"));
+    all.settle();
+    let read = all.bus.read(2);
+    assert!(matches!(&read[..], [Content::Answer(text)] if text.text.contains("\"messages\":1")), "{read:?}");
+    assert!(all.queue().is_null());
+    assert_eq!(all.store.reopen(1).subscriptions, []);
+}
+
+#[test]
+fn the_accounts_are_at_zero_when_all_is_done() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    let before = all.bus.core.memory;
+    for _ in 0..500 {
+        all.publish(1, CHAT);
+    }
+    assert!(all.bus.core.memory > before);
+    loop {
+        let seen = all.seen(2);
+        if seen.is_empty() {
+            break;
+        }
+        for seen in seen {
+            all.ack(2, 1, seen.trim_end_matches(".1").parse().unwrap());
+        }
+    }
+    assert_eq!((all.bus.core.memory, all.queue()["messages"].clone()), (before, 0.into()));
+    assert_eq!(all.store.reopen(1).subscriptions[0].messages, 0);
+}
