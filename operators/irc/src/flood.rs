@@ -1,20 +1,15 @@
-//! How fast we may write: a token bucket, and the bounded queue of what waits for it.
+//! How fast we may write: a token bucket, and the queue of what waits for it.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
-use libeevee::operator::COMMAND_AGE_MAX;
 use tokio::time::Instant;
 
 use crate::line::Line;
 
-/// The most lines of chat that wait. At one line a second this is five minutes; what comes later would be stale anyhow.
-pub(crate) const QUEUE_LINES_MAX: usize = 300;
 /// The most lines of our own (joins, CTCP answers) that wait.
 const OWN_LINES_MAX: usize = 200;
-/// How long chat waits for a target that cannot be reached: a channel that is being joined, a network that is away. What
-/// is older answers nobody any more; commands have the same limit.
-pub(crate) const HOLD_MAX: Duration = COMMAND_AGE_MAX;
 
 /// Gives `burst` tokens at once and then `per_second`.
 #[derive(Debug, Clone)]
@@ -62,9 +57,25 @@ impl Bucket {
     }
 }
 
+/// A line of chat on its way to the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chat {
+    /// The id of the message that it is of.
+    pub(crate) message: u64,
+    pub(crate) target: Rc<str>,
+    pub(crate) line: Line,
+}
+
+/// The next line to be written.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    Own(Line),
+    Chat(Chat),
+}
+
 /// What waits to be written: our own lines first, then chat, by turns for each target, so that one long text for one
-/// channel does not hold up all others. The order within a target is kept. Chat survives a lost connection for a while:
-/// what is said to a channel that is being joined waits for it.
+/// channel does not hold up all others. The order within a target is kept. Chat survives a lost connection: what is said
+/// to a channel that is being joined waits for it.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     own: VecDeque<Line>,
@@ -74,8 +85,8 @@ pub(crate) struct Queue {
 
 #[derive(Debug)]
 struct Waiting {
-    target: String,
-    lines: VecDeque<(Instant, Line)>,
+    target: Rc<str>,
+    lines: VecDeque<Chat>,
 }
 
 impl Queue {
@@ -88,34 +99,42 @@ impl Queue {
         self.own.push_back(line);
     }
 
-    /// Adds the lines of one message. Returns how many did not fit and are lost.
-    pub(crate) fn push_chat(&mut self, target: &str, lines: Vec<Line>, now: Instant) -> usize {
-        let lost = lines.len().saturating_sub(QUEUE_LINES_MAX - self.chat_lines);
-        let taken = lines.len() - lost;
-        if taken > 0 {
-            self.chat_lines += taken;
-            let lines = lines.into_iter().take(taken).map(|line| (now, line));
-            match self.chat.iter_mut().find(|w| w.target == target) {
-                Some(waiting) => waiting.lines.extend(lines),
-                None => self.chat.push_back(Waiting { target: target.to_owned(), lines: lines.collect() }),
+    /// Adds the lines of one message.
+    pub(crate) fn push_chat(&mut self, message: u64, target: &Rc<str>, lines: Vec<Line>) {
+        self.chat_lines += lines.len();
+        let chats = lines.into_iter().map(|line| Chat { message, target: target.clone(), line });
+        match self.chat.iter_mut().find(|w| w.target == *target) {
+            Some(waiting) => waiting.lines.extend(chats),
+            None => self.chat.push_back(Waiting { target: target.clone(), lines: chats.collect() }),
+        }
+    }
+
+    /// Puts lines that were taken out, in their order, before all others of their targets.
+    pub(crate) fn put_back(&mut self, lines: Vec<Chat>) {
+        self.chat_lines += lines.len();
+        for chat in lines.into_iter().rev() {
+            match self.chat.iter_mut().find(|w| w.target == chat.target) {
+                Some(waiting) => waiting.lines.push_front(chat),
+                None => {
+                    self.chat.push_front(Waiting { target: chat.target.clone(), lines: VecDeque::from([chat]) });
+                }
             }
         }
-        lost
     }
 
     /// The next line; of chat only what is for a target that can be reached now.
-    pub(crate) fn pop(&mut self, reachable: impl Fn(&str) -> bool) -> Option<Line> {
+    pub(crate) fn pop(&mut self, reachable: impl Fn(&str) -> bool) -> Option<Next> {
         if let Some(line) = self.own.pop_front() {
-            return Some(line);
+            return Some(Next::Own(line));
         }
         let at = self.chat.iter().position(|w| reachable(&w.target))?;
         let mut waiting = self.chat.remove(at)?;
-        let line = waiting.lines.pop_front().map(|(_, line)| line);
-        self.chat_lines -= usize::from(line.is_some());
+        let chat = waiting.lines.pop_front();
+        self.chat_lines -= usize::from(chat.is_some());
         if !waiting.lines.is_empty() {
             self.chat.push_back(waiting);
         }
-        line
+        chat.map(Next::Chat)
     }
 
     /// Whether [`Queue::pop`] would give a line.
@@ -123,25 +142,15 @@ impl Queue {
         !self.own.is_empty() || self.chat.iter().any(|w| reachable(&w.target))
     }
 
-    /// Forgets what has waited for [`HOLD_MAX`] for a target that cannot be reached; says how many lines for whom.
-    pub(crate) fn expire(&mut self, now: Instant, reachable: impl Fn(&str) -> bool) -> Vec<(String, usize)> {
-        let mut lost = Vec::new();
-        for waiting in self.chat.iter_mut().filter(|w| !reachable(&w.target)) {
-            let before = waiting.lines.len();
-            waiting.lines.retain(|(since, _)| now < *since + HOLD_MAX);
-            if waiting.lines.len() < before {
-                lost.push((waiting.target.clone(), before - waiting.lines.len()));
-            }
+    /// Forgets the lines of a message; how many there were.
+    pub(crate) fn remove(&mut self, message: u64) -> usize {
+        let before = self.chat_lines;
+        for waiting in &mut self.chat {
+            waiting.lines.retain(|chat| chat.message != message);
         }
         self.chat.retain(|w| !w.lines.is_empty());
-        self.chat_lines -= lost.iter().map(|(_, lines)| lines).sum::<usize>();
-        lost
-    }
-
-    /// When [`Queue::expire`] has something to forget.
-    pub(crate) fn expires_at(&self, reachable: impl Fn(&str) -> bool) -> Option<Instant> {
-        let unreachable = self.chat.iter().filter(|w| !reachable(&w.target));
-        unreachable.filter_map(|w| w.lines.front()).map(|(since, _)| *since + HOLD_MAX).min()
+        self.chat_lines = self.chat.iter().map(|w| w.lines.len()).sum();
+        before - self.chat_lines
     }
 
     /// Lines of chat that wait.
@@ -149,10 +158,10 @@ impl Queue {
         self.chat_lines
     }
 
-    /// Forgets all chat; how many lines that were.
-    pub(crate) fn forget_chat(&mut self) -> usize {
+    /// Forgets all chat.
+    pub(crate) fn forget_chat(&mut self) {
         self.chat.clear();
-        std::mem::take(&mut self.chat_lines)
+        self.chat_lines = 0;
     }
 
     /// Forgets our own lines: they belonged to a connection that is gone.
@@ -169,8 +178,16 @@ mod tests {
         texts.iter().map(|text| Line::new("PRIVMSG").trailing(text)).collect()
     }
 
+    fn push(queue: &mut Queue, message: u64, target: &str, texts: &[&str]) {
+        queue.push_chat(message, &target.into(), lines(texts));
+    }
+
     fn drain(queue: &mut Queue, reachable: impl Fn(&str) -> bool) -> Vec<String> {
-        std::iter::from_fn(|| queue.pop(&reachable)).map(|l| l.as_str().replace("PRIVMSG :", "")).collect()
+        let text = |next| match next {
+            Next::Own(line) => line,
+            Next::Chat(chat) => chat.line,
+        };
+        std::iter::from_fn(|| queue.pop(&reachable)).map(|l| text(l).as_str().replace("PRIVMSG :", "")).collect()
     }
 
     #[test]
@@ -200,11 +217,10 @@ mod tests {
 
     #[test]
     fn targets_take_turns_and_keep_their_order() {
-        let now = Instant::now();
         let mut queue = Queue::default();
-        assert_eq!(queue.push_chat("#a", lines(&["a1", "a2", "a3"]), now), 0);
-        assert_eq!(queue.push_chat("#b", lines(&["b1"]), now), 0);
-        assert_eq!(queue.push_chat("#a", lines(&["a4"]), now), 0);
+        push(&mut queue, 1, "#a", &["a1", "a2", "a3"]);
+        push(&mut queue, 2, "#b", &["b1"]);
+        push(&mut queue, 3, "#a", &["a4"]);
         queue.push_own(lines(&["own"]).remove(0));
         assert_eq!(drain(&mut queue, |_| true), ["own", "a1", "b1", "a2", "a3", "a4"]);
         assert_eq!(queue.chat_lines(), 0);
@@ -212,31 +228,33 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_counted() {
-        let now = Instant::now();
+    fn what_is_put_back_comes_before_all_others_of_its_target() {
         let mut queue = Queue::default();
-        assert_eq!(queue.push_chat("#a", lines(&["x"; QUEUE_LINES_MAX + 7]), now), 7);
-        assert_eq!(queue.push_chat("#b", lines(&["y"]), now), 1);
-        assert_eq!(drain(&mut queue, |_| true).len(), QUEUE_LINES_MAX);
-        assert_eq!(queue.push_chat("#b", lines(&["y"]), now), 0);
-        assert_eq!(drain(&mut queue, |_| true), ["y"]);
+        push(&mut queue, 1, "#a", &["a1", "a2"]);
+        push(&mut queue, 2, "#b", &["b1"]);
+        push(&mut queue, 3, "#a", &["a3"]);
+        let taken: Vec<Chat> = std::iter::from_fn(|| queue.pop(|_| true))
+            .take(3)
+            .filter_map(|next| if let Next::Chat(chat) = next { Some(chat) } else { None })
+            .collect();
+        let texts: Vec<&str> = taken.iter().map(|chat| chat.line.as_str()).collect();
+        assert_eq!(texts, ["PRIVMSG :a1", "PRIVMSG :b1", "PRIVMSG :a2"]);
+        queue.put_back(taken);
+        assert_eq!(queue.chat_lines(), 4);
+        assert_eq!(drain(&mut queue, |target| target == "#a"), ["a1", "a2", "a3"]);
+        assert_eq!(drain(&mut queue, |_| true), ["b1"]);
     }
 
     #[test]
-    fn chat_waits_for_a_channel_that_is_being_joined_but_not_for_ever() {
-        let start = Instant::now();
+    fn a_message_is_forgotten_whole_and_alone() {
         let mut queue = Queue::default();
-        queue.push_chat("#a", lines(&["a"]), start);
-        queue.push_chat("#b", lines(&["b1"]), start + Duration::from_secs(1));
-        queue.push_chat("#b", lines(&["b2"]), start + Duration::from_secs(30));
-        let only_a = |target: &str| target == "#a";
-        assert_eq!(queue.expires_at(only_a), Some(start + HOLD_MAX + Duration::from_secs(1)));
-        assert_eq!(drain(&mut queue, only_a), ["a"]);
-        assert!(!queue.has_work(only_a));
-        assert_eq!(queue.expire(start + HOLD_MAX, only_a), []);
-        assert_eq!(queue.expire(start + HOLD_MAX + Duration::from_secs(1), only_a), [("#b".to_owned(), 1)]);
-        assert_eq!(drain(&mut queue, |_| true), ["b2"]);
-        assert_eq!(queue.expires_at(only_a), None);
-        assert_eq!(queue.chat_lines(), 0);
+        push(&mut queue, 1, "#a", &["x", "x"]);
+        push(&mut queue, 2, "#a", &["y"]);
+        push(&mut queue, 3, "#b", &["z"]);
+        let only_b = |target: &str| target == "#b";
+        assert_eq!(drain(&mut queue, only_b), ["z"]);
+        assert!(!queue.has_work(only_b));
+        assert_eq!((queue.remove(1), queue.remove(1), queue.chat_lines()), (2, 0, 1));
+        assert_eq!(drain(&mut queue, |_| true), ["y"]);
     }
 }

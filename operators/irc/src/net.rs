@@ -7,18 +7,28 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use irc_proto::Message;
 use libeevee::Document;
+use libeevee::operator::COMMAND_AGE_MAX;
 use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
 use crate::connection::{ConnectError, Connection, said};
-use crate::flood::{Bucket, HOLD_MAX, QUEUE_LINES_MAX, Queue};
+use crate::flood::{Bucket, Next, Queue};
+use crate::ledger::Ledger;
 use crate::mapping::{Outgoing, Unsayable};
 use crate::plan::Plan;
-use crate::session::{Effect, Reach, Session};
+use crate::session::{Effect, Reach, Session, confirmation};
+
+/// How long a message waits to be said. What is older answers nobody any more; commands have the same limit.
+pub(crate) const HOLD_MAX: Duration = COMMAND_AGE_MAX;
+/// With so many lines waiting no more is taken from the bus. At one line a second they take five minutes.
+const QUEUE_LINES_MAX: usize = 300;
+/// The most lines of one message. What is longer is no chat.
+const MESSAGE_LINES_MAX: usize = 300;
 
 /// What the main loop has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,23 +37,25 @@ pub(crate) enum Happening {
     Publish(Document),
     /// Say this in STATUS.
     Status(String),
-    /// No chat waits any more, or some of it was dropped.
-    Queue,
+    /// The server has all lines of this message.
+    Said(u64),
+    /// This message will not be said any more.
+    NotSaid(u64, NotSaid),
     /// The goodbye is said, and the connection closed.
     Left,
 }
 
 /// Why something is not said.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotSaid {
     #[error(transparent)]
     Unsayable(#[from] Unsayable),
     #[error("{target}: {why}")]
     Unreachable { target: String, why: String },
-    #[error(
-        "{target}: {lost} of {lines} lines are dropped, {QUEUE_LINES_MAX} wait already (see flood in the settings)"
-    )]
-    QueueFull { target: String, lost: usize, lines: usize },
+    #[error("{target}: it has {lines} lines, at most {MESSAGE_LINES_MAX} are said at once: publish it in parts")]
+    TooLong { target: String, lines: usize },
+    #[error("{target}: {said} of {lines} lines were said before it was too late for it, after {} s", HOLD_MAX.as_secs())]
+    TooLate { target: String, said: usize, lines: usize },
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ConnectError>>>>;
@@ -81,6 +93,7 @@ pub(crate) struct Net {
     backoff: Backoff,
     bucket: Bucket,
     queue: Queue,
+    ledger: Ledger,
     happenings: VecDeque<Happening>,
     after: After,
     /// Lines of chat that were not said, since the start.
@@ -97,6 +110,7 @@ impl Net {
             backoff: Backoff::default(),
             bucket,
             queue: Queue::default(),
+            ledger: Ledger::default(),
             happenings: VecDeque::new(),
             after: After::Stop,
             dropped: 0,
@@ -112,9 +126,20 @@ impl Net {
         }
     }
 
-    /// Whether something waits that could be said now.
+    /// Whether something waits that could be said now, or that the server has not confirmed.
     pub(crate) fn has_work(&self) -> bool {
-        self.queue.has_work(reachable(&self.stage))
+        let in_doubt = matches!(self.stage, Stage::Up(_)) && self.ledger.is_in_doubt();
+        in_doubt || self.queue.has_work(reachable(&self.stage))
+    }
+
+    /// Messages that are not wholly said.
+    pub(crate) fn messages(&self) -> usize {
+        self.ledger.messages()
+    }
+
+    /// Whether so much waits here that the rest is better kept in the bus.
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.chat_lines() >= QUEUE_LINES_MAX
     }
 
     /// What happens next; it never ends by itself. It may be dropped and called again at any point.
@@ -129,16 +154,13 @@ impl Net {
 
     async fn step(&mut self) {
         let now = Instant::now();
-        let expired = self.queue.expire(now, reachable(&self.stage));
-        for (target, lines) in &expired {
-            let seconds = HOLD_MAX.as_secs();
-            self.dropped += *lines as u64;
-            tracing::error!(target, lines, "not said, {lines} lines: {target} could not be reached for {seconds} s");
+        if let Some((message, late)) = self.ledger.expire(now, reachable(&self.stage)) {
+            self.queue.remove(message);
+            self.dropped += (late.lines - late.said) as u64;
+            let why = NotSaid::TooLate { target: late.target.to_string(), said: late.said, lines: late.lines };
+            return self.happenings.push_back(Happening::NotSaid(message, why));
         }
-        if !expired.is_empty() {
-            return self.happenings.push_back(Happening::Queue);
-        }
-        let expires = self.queue.expires_at(reachable(&self.stage));
+        let expires = self.ledger.expires_at(reachable(&self.stage));
         match &mut self.stage {
             Stage::Idle | Stage::Left => until(expires).await,
             Stage::Waiting(end) => {
@@ -156,9 +178,9 @@ impl Net {
                 () = until(expires) => {}
             },
             Stage::Up(up) => {
-                let has_work = self.queue.has_work(|target| up.session.reach(target) == Reach::Now);
-                let paced = has_work.then(|| self.bucket.ready_at());
-                let due = [up.session.deadline(), up.leave_at, paced, expires].into_iter().flatten().min();
+                let paced = up.wants_to_write(&self.queue, &self.ledger, now).map(|at| at.max(self.bucket.ready_at()));
+                let overdue = self.ledger.overdue_at();
+                let due = [up.session.deadline(), up.leave_at, paced, overdue, expires].into_iter().flatten().min();
                 tokio::select! {
                     line = up.connection.line() => match line {
                         Ok(Some(line)) => self.on_line(&line),
@@ -182,6 +204,12 @@ impl Net {
         let session = Session::new(self.plan.config.clone(), now);
         self.bucket = Bucket::new(self.plan.flood.burst, self.plan.flood.per_second, now);
         self.queue.forget_own();
+        let doubtful = self.ledger.lost();
+        if !doubtful.is_empty() {
+            let lines = doubtful.len();
+            tracing::warn!(lines, "{lines} lines may not have arrived when the connection was lost: said again");
+            self.queue.put_back(doubtful);
+        }
         self.stage = Stage::Up(Box::new(Up { connection, session, leave_at: None }));
         self.carry_out();
     }
@@ -203,24 +231,37 @@ impl Net {
             return self.left();
         }
         up.session.on_time(now);
-        let session = &up.session;
-        let can = |target: &str| session.reach(target) == Reach::Now;
-        let mut failed = None;
-        let waited = self.queue.chat_lines() > 0;
-        while self.queue.has_work(can) && self.bucket.take(now) {
-            let Some(line) = self.queue.pop(can) else { break };
-            if let Err(error) = up.connection.send(&line) {
-                failed = Some(error);
-                break;
+        let done = self.ledger.overdue(up.session.heard_at(), now);
+        self.said(done);
+        match self.write(now) {
+            Err(error) => self.lost(&said(&error), Duration::ZERO),
+            Ok(()) => self.carry_out(),
+        }
+    }
+
+    /// Writes what the flood control allows.
+    fn write(&mut self, now: Instant) -> std::io::Result<()> {
+        let Stage::Up(up) = &mut self.stage else { return Ok(()) };
+        while up.wants_to_write(&self.queue, &self.ledger, now).is_some_and(|at| at <= now) && self.bucket.take(now) {
+            if up.asks_at(&self.queue, &self.ledger).is_some_and(|at| at <= now) {
+                up.connection.send(&confirmation(self.ledger.ask(now)))?;
+                continue;
+            }
+            match self.queue.pop(|target| up.session.reach(target) == Reach::Now) {
+                Some(Next::Own(line)) => up.connection.send(&line)?,
+                Some(Next::Chat(chat)) => {
+                    let sent = up.connection.send(&chat.line);
+                    self.ledger.wrote(chat, now);
+                    sent?;
+                }
+                None => break,
             }
         }
-        if waited && self.queue.chat_lines() == 0 {
-            self.happenings.push_back(Happening::Queue);
-        }
-        match failed {
-            Some(error) => self.lost(&said(&error), Duration::ZERO),
-            None => self.carry_out(),
-        }
+        Ok(())
+    }
+
+    fn said(&mut self, done: Vec<u64>) {
+        self.happenings.extend(done.into_iter().map(Happening::Said));
     }
 
     /// Does what the session wants.
@@ -229,6 +270,14 @@ impl Net {
         let mut end = None;
         for effect in up.session.effects() {
             match effect {
+                Effect::Confirmed(token) => {
+                    let done = self.ledger.answered(token);
+                    self.happenings.extend(done.into_iter().map(Happening::Said));
+                }
+                Effect::Echo(line) => {
+                    let done = self.ledger.echoed(&line);
+                    self.happenings.extend(done.into_iter().map(Happening::Said));
+                }
                 Effect::Send(line) => {
                     tracing::debug!(?line, "sending");
                     if let Err(error) = up.connection.send(&line) {
@@ -289,11 +338,11 @@ impl Net {
         self.dropped
     }
 
-    /// Queues what a document wants said. What is for a channel that is being joined, or for a network that is away,
-    /// waits up to [`HOLD_MAX`].
-    pub(crate) fn say(&mut self, document: &Document) -> Result<(), NotSaid> {
+    /// Queues what a message wants said, which `waited` in the bus before. What is for a channel that is being joined, or
+    /// for a network that is away, waits; [`Happening::Said`] or [`Happening::NotSaid`] tells what came of it.
+    pub(crate) fn say(&mut self, message: u64, document: &Document, waited: Duration) -> Result<(), NotSaid> {
         let outgoing = Outgoing::of(document).inspect_err(|_| self.dropped += 1)?;
-        let target = outgoing.target.clone();
+        let target: Rc<str> = outgoing.target.as_str().into();
         let (reach, mask_bytes) = match &self.stage {
             Stage::Up(up) => (up.session.reach(&target), up.session.mask_bytes()),
             _ => {
@@ -303,17 +352,18 @@ impl Net {
         };
         let lines = outgoing.lines(mask_bytes);
         let count = lines.len();
-        if let Reach::Never(why) = reach {
+        let why_not = match reach {
+            Reach::Never(why) => Some(NotSaid::Unreachable { target: outgoing.target, why }),
+            _ if count > MESSAGE_LINES_MAX => Some(NotSaid::TooLong { target: outgoing.target, lines: count }),
+            _ => None,
+        };
+        if let Some(why_not) = why_not {
             self.dropped += count as u64;
-            return Err(NotSaid::Unreachable { target, why });
+            return Err(why_not);
         }
-        match self.queue.push_chat(&target, lines, Instant::now()) {
-            0 => Ok(()),
-            lost => {
-                self.dropped += lost as u64;
-                Err(NotSaid::QueueFull { target, lost, lines: count })
-            }
-        }
+        self.ledger.begin(message, &target, count, Instant::now() + HOLD_MAX.saturating_sub(waited));
+        self.queue.push_chat(message, &target, lines);
+        Ok(())
     }
 
     /// Takes another plan. True when the connection is made anew for it.
@@ -365,9 +415,11 @@ impl Net {
         }));
     }
 
-    /// Lines of chat that wait.
-    pub(crate) fn chat_lines(&self) -> usize {
-        self.queue.chat_lines()
+    /// Forgets what waits to be said, and what the server has not confirmed: which messages that were, and how many of
+    /// their lines.
+    pub(crate) fn forget_chat(&mut self) -> (Vec<u64>, usize) {
+        self.queue.forget_chat();
+        self.ledger.forget()
     }
 
     /// Says goodbye. [`Happening::Left`] comes when the server has closed, at the latest after `patience`.
@@ -379,9 +431,8 @@ impl Net {
         }
     }
 
-    /// Says goodbye, and connects no more before [`Net::start`]. What waits to be said is forgotten: how many lines
-    /// that were.
-    pub(crate) fn leave(&mut self, text: &str, patience: Duration) -> usize {
+    /// Says goodbye, and connects no more before [`Net::start`]. What is not said is forgotten: which messages that were.
+    pub(crate) fn leave(&mut self, text: &str, patience: Duration) -> Vec<u64> {
         self.after = After::Rest;
         match &self.stage {
             Stage::Up(_) => self.goodbye(text, patience),
@@ -391,9 +442,9 @@ impl Net {
         self.backoff.reset();
         // Whoever leaves says by itself why.
         self.happenings.retain(|happening| !matches!(happening, Happening::Status(_)));
-        let lines = self.queue.forget_chat();
+        let (messages, lines) = self.forget_chat();
         self.dropped += lines as u64;
-        lines
+        messages
     }
 
     fn goodbye(&mut self, text: &str, patience: Duration) {
@@ -403,6 +454,22 @@ impl Net {
             up.leave_at = Some(Instant::now() + patience);
             self.carry_out();
         }
+    }
+}
+
+impl Up {
+    /// When the server is to be asked what it has.
+    fn asks_at(&self, queue: &Queue, ledger: &Ledger) -> Option<Instant> {
+        ledger.asks_at(!queue.has_work(|target| self.session.reach(target) == Reach::Now), self.session.echoes())
+    }
+
+    /// From when on there is something to write, as far as the flood control allows. Nothing after a goodbye.
+    fn wants_to_write(&self, queue: &Queue, ledger: &Ledger, now: Instant) -> Option<Instant> {
+        if self.leave_at.is_some() {
+            return None;
+        }
+        let has_work = queue.has_work(|target| self.session.reach(target) == Reach::Now);
+        if has_work { Some(now) } else { self.asks_at(queue, ledger) }
     }
 }
 

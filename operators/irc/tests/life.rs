@@ -75,6 +75,26 @@ impl Peer {
         .await
     }
 
+    /// Confirms what was written, once it is asked to.
+    async fn confirms(&mut self) {
+        let question = self.hears("PING :eevee-").await;
+        let token = question.trim_start_matches("PING :");
+        self.say(&format!(":server PONG server :{token}")).await;
+    }
+
+    /// Whether no such line comes for a while.
+    async fn is_without(&mut self, part: &str) -> bool {
+        let seen = async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                if line.contains(part) {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::time::timeout(Duration::from_millis(600), seen).await.is_err()
+    }
+
     /// What comes until the operator closes.
     async fn rest(&mut self) -> Vec<String> {
         let mut all = Vec::new();
@@ -188,6 +208,27 @@ async fn status(session: &mut Session, part: &str) -> String {
         .await
 }
 
+/// Waits for the acknowledgement of this message, and that it is the next one.
+async fn acknowledged(session: &mut Session, id: u64) {
+    let found = session
+        .expect("Ack", |frame| match frame.content {
+            Content::Ack(ack) => Some(ack.id),
+            _ => None,
+        })
+        .await;
+    assert_eq!(found, id);
+}
+
+/// Waits until this message is given up, and gives the reason.
+async fn given_up(session: &mut Session, id: u64) -> String {
+    session
+        .expect("Nack", |frame| match frame.content {
+            Content::Nack(nack) if nack.id == id && nack.dead => Some(nack.reason),
+            _ => None,
+        })
+        .await
+}
+
 fn taken(name: &str) -> Content {
     let text = format!("{name} is claimed by irc2");
     Content::Error(Refusal { code: Code::AlreadyConnected as u16, text, limit: None, value: None, rule: None })
@@ -290,9 +331,12 @@ async fn a_halt_waits_for_what_is_still_to_be_said() {
     session.send(0, Content::Halted(Flag { on: true })).await;
     let busy = status(&mut session, "finishing").await;
     assert_eq!(busy, "finishing what waits to be said; connected to 127.0.0.1 as eevee, on #a (1)");
+    peer.hears("PRIVMSG #a :three").await;
+    let halted = |content: &Content| matches!(content, Content::State(s) if s.state == OperatorState::Halted as u8);
+    assert!(session.is_without(halted).await, "halted, and nobody knows whether everything was said");
+    peer.confirms().await;
+    acknowledged(&mut session, 2000).await;
     assert_eq!(session.state(OperatorState::Halted).await, "halted");
-    let said = tokio::time::timeout(Duration::from_millis(500), peer.hears("PRIVMSG #a :three")).await;
-    assert!(said.is_ok(), "halted, and not everything was said");
     session.send(0, Content::Halted(Flag { on: false })).await;
     assert_eq!(session.state(OperatorState::Ready).await, "connected to 127.0.0.1 as eevee, on #a (1)");
     irc.end().await;
@@ -311,13 +355,90 @@ async fn what_is_to_be_said_waits_for_the_network() {
     let told = status(&mut session, "not said").await;
     assert!(told.starts_with("retrying") && told.ends_with("connection refused; 2 lines not said"), "{told}");
     session.deliver(number, 2002, &line("#a", &"too many\n".repeat(301))).await;
-    status(&mut session, "; 4 lines not said").await;
+    let why = given_up(&mut session, 2002).await;
+    assert_eq!(why, "not said: #a: it has 301 lines, at most 300 are said at once: publish it in parts");
+    status(&mut session, "; 303 lines not said").await;
 
     let server = Server(TcpListener::bind(("127.0.0.1", port)).await.unwrap());
     let mut peer = server.joined().await;
     assert_eq!(peer.hears("PRIVMSG").await, "PRIVMSG #a :I waited");
+    peer.confirms().await;
+    acknowledged(&mut session, 2000).await;
     let log = irc.end().await;
     assert!(log.contains("not said: #b: not on this channel, and it is not among channels in the settings"), "{log}");
-    assert!(log.contains("not said: #a: 2 of 301 lines are dropped, 300 wait already"), "{log}");
-    assert!(log.contains("lines that waited are not said"), "{log}");
+    assert!(log.contains("not said: #a: it has 301 lines"), "{log}");
+}
+
+/// What was written may never have arrived: it is acknowledged when the server says that it has it.
+#[tokio::test]
+async fn what_is_said_is_acknowledged_when_the_server_has_it() {
+    let (place, server) = (Place::new(), Server::start().await);
+    let (irc, mut session) = place.ready(&settings(server.port(), "libera")).await;
+    let mut peer = server.joined().await;
+    status(&mut session, "on #a (1)").await;
+    let number = session.subscriptions[0].0;
+    session.deliver(number, 2000, &line("#a", "one\ntwo")).await;
+    peer.hears("PRIVMSG #a :two").await;
+    assert!(session.is_without(|content| matches!(content, Content::Ack(_))).await);
+    peer.confirms().await;
+    acknowledged(&mut session, 2000).await;
+
+    // The connection is lost between the line and its confirmation: it is said again, and acknowledged once.
+    session.deliver(number, 2001, &line("#a", "three")).await;
+    session.deliver(number, 2002, &line("#a", "four")).await;
+    peer.hears("PRIVMSG #a :four").await;
+    drop(peer);
+    let mut peer = server.joined().await;
+    assert_eq!(peer.hears("PRIVMSG").await, "PRIVMSG #a :three");
+    assert_eq!(peer.hears("PRIVMSG").await, "PRIVMSG #a :four");
+    peer.confirms().await;
+    acknowledged(&mut session, 2001).await;
+    acknowledged(&mut session, 2002).await;
+    let log = irc.end().await;
+    assert!(log.contains("2 lines may not have arrived when the connection was lost: said again"), "{log}");
+}
+
+/// The bus goes between the line and the acknowledgement: what it delivers again is not said again.
+#[tokio::test]
+async fn nothing_is_said_twice_because_the_bus_went_away() {
+    let (place, server) = (Place::new(), Server::start().await);
+    let (irc, mut session) = place.ready(&settings(server.port(), "libera")).await;
+    let mut peer = server.joined().await;
+    status(&mut session, "on #a (1)").await;
+    let number = session.subscriptions[0].0;
+    session.deliver(number, 2000, &line("#a", "one")).await;
+    peer.hears("PRIVMSG #a :one").await;
+    session.close();
+    peer.confirms().await;
+    // What is heard meanwhile is published later.
+    peer.say(":goos!~g@honk PRIVMSG #a :!dice\r\n:goos!~g@honk PRIVMSG #a :hello").await;
+
+    let mut session = place.bus.session(Content::Welcome(Welcome { session: 2, boot: 101, ..met("") })).await;
+    acknowledged(&mut session, 2000).await;
+    let claim = claimed(&mut session, "irc/libera").await;
+    session.send(claim, Content::Ok).await;
+    let (first, document) = session.published("chat.message").await;
+    assert_eq!((document.text(), first.epoch != 0), (Some("!dice"), true), "it is confirmed");
+    let (second, document) = session.published("chat.message").await;
+    assert_eq!(document.text(), Some("hello"));
+    assert!(second.epoch == first.epoch && second.sequence > first.sequence);
+    session.deliver(number, 2000, &line("#a", "one")).await;
+    acknowledged(&mut session, 2000).await;
+    assert!(peer.is_without("PRIVMSG").await);
+    irc.end().await;
+}
+
+/// What it had taken and not said when it stopped stays in the bus, and that is no error.
+#[tokio::test]
+async fn what_was_not_said_at_a_stop_is_not_acknowledged() {
+    let (place, server) = (Place::new(), Server::start().await);
+    let text = settings(server.port(), "libera") + "flood = { burst = 1, per-second = 0.01 }\n";
+    let (irc, mut session) = place.ready(&text).await;
+    let mut peer = server.joined().await;
+    status(&mut session, "on #a (1)").await;
+    session.deliver(session.subscriptions[0].0, 2000, &line("#a", "one\ntwo\nthree")).await;
+    assert!(peer.is_without("three").await);
+    let log = irc.end().await;
+    assert!(log.contains("stopping: 1 messages are not said yet, the bus keeps them"), "{log}");
+    assert!(session.is_without(|content| matches!(content, Content::Ack(_) | Content::Nack(_))).await);
 }

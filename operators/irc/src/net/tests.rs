@@ -169,6 +169,8 @@ impl Other {
 struct Ours {
     net: Net,
     seen: Vec<Happening>,
+    /// Messages that were to be said.
+    count: u64,
 }
 
 impl Ours {
@@ -179,7 +181,7 @@ impl Ours {
     fn with(plan: Plan) -> Self {
         let mut net = Net::new(plan);
         net.start();
-        Self { net, seen: Vec::new() }
+        Self { net, seen: Vec::new(), count: 0 }
     }
 
     async fn during<T>(&mut self, other: impl Future<Output = T>) -> T {
@@ -196,11 +198,12 @@ impl Ours {
     async fn status(&mut self, part: &str) -> String {
         let search = async {
             loop {
-                if let Happening::Status(text) = self.net.next().await {
-                    self.seen.push(Happening::Status(text.clone()));
-                    if text.contains(part) {
-                        return text;
-                    }
+                let happening = self.net.next().await;
+                self.seen.push(happening.clone());
+                if let Happening::Status(text) = happening
+                    && text.contains(part)
+                {
+                    return text;
                 }
             }
         };
@@ -214,7 +217,9 @@ impl Ours {
     async fn event(&mut self, kind: &str) -> Document {
         let search = async {
             loop {
-                if let Happening::Publish(document) = self.net.next().await
+                let happening = self.net.next().await;
+                self.seen.push(happening.clone());
+                if let Happening::Publish(document) = happening
                     && document.headers.get("type") == Some(kind)
                 {
                     return document;
@@ -226,7 +231,22 @@ impl Ours {
 
     fn say(&mut self, channel: &str, body: &str) -> Result<(), NotSaid> {
         let headers = [("type", "chat.message"), ("direction", "out"), ("channel", channel)];
-        self.net.say(&Document::new(headers, body.to_owned()).unwrap())
+        self.count += 1;
+        self.net.say(self.count, &Document::new(headers, body.to_owned()).unwrap(), Duration::ZERO)
+    }
+
+    /// Waits until the server has all of the messages up to this one.
+    async fn said(&mut self, last: u64) {
+        let search = async {
+            while !self.seen.contains(&Happening::Said(last)) {
+                let happening = self.net.next().await;
+                self.seen.push(happening);
+            }
+        };
+        timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("{last} is not said: {:#?}", self.seen));
+        let all: Vec<&Happening> = self.seen.iter().filter(|h| matches!(h, Happening::Said(_))).collect();
+        assert_eq!(all.len() as u64, last, "each once: {all:?}");
+        assert!(!self.net.has_work() && self.net.messages() == 0);
     }
 }
 
@@ -271,6 +291,9 @@ async fn a_conversation() {
         together.extend(words(line.split_once(" :").unwrap().1));
     }
     assert_eq!(together, words(&long));
+
+    // The server has them all, each said once.
+    ours.said(2).await;
 
     goos.say("PRIVMSG eevee :\x01VERSION\x01").await;
     assert!(ours.during(goos.hears("NOTICE goos")).await.contains("\x01VERSION eevee irc"));
@@ -346,10 +369,14 @@ async fn a_server_that_comes_late_and_goes() {
     let Some(server) = ours.during(Server::start_on(ports)).await else { return };
     let mut goos = ours.during(Other::on(&server, "goos", "#a")).await;
     ours.during(goos.hears("PRIVMSG #a :I waited for you")).await;
+    ours.said(1).await;
     drop(server);
     ours.status("retrying").await;
+    ours.say("#a", "and again").unwrap();
     let Some(server) = ours.during(Server::start_on(ports)).await else { return };
-    ours.status("on #a (1)").await;
+    let mut goos = ours.during(Other::on(&server, "goos", "#a")).await;
+    ours.during(goos.hears("PRIVMSG #a :and again")).await;
+    ours.said(2).await;
     drop(server);
 }
 

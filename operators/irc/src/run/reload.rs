@@ -9,7 +9,6 @@ use libeevee::{Code, Error, ErrorKind};
 use tokio::time::{Instant, timeout};
 
 use super::{Moving, Spare, Waiting, Work, claim};
-use crate::mapping::outgoing_filter;
 use crate::plan::Plan;
 use crate::settings::IrcSettings;
 
@@ -100,16 +99,13 @@ impl Work<'_> {
             self.begin();
         }
         self.unclaim(&old).await;
-        let moving = async {
-            let number = self.op.subscribe(outgoing_filter(network)?).await?;
-            self.op.unsubscribe(std::mem::replace(&mut self.subscription, number));
-            Ok::<(), Error>(())
-        };
-        // A bus that is away just now must not hold the loop.
-        match timeout(MOVE_MAX, moving).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!("moving from {old} to {network}: {error}"),
-            Err(_) => tracing::error!("moving from {old} to {network}: the bus does not answer; restart the operator"),
+        // What was for the old network comes again by the new subscription, and is refused there.
+        self.net.forget_chat();
+        self.saying.clear();
+        if let Some(number) = self.subscription.take() {
+            self.op.unsubscribe(number);
         }
+        self.subscribing = None;
+        self.subscribe_at = Some(Instant::now());
     }
 }

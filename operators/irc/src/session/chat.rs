@@ -20,10 +20,8 @@ const BATCHES_MAX: usize = 64;
 impl Session {
     pub(super) fn on_privmsg(&mut self, message: &Message, who: &Speaker, target: &str, text: &str, now: Instant) {
         if self.is_me(&who.nick) {
-            // echo-message: the server has taken it. A connector never hears itself.
-            self.echoed += 1;
-            tracing::debug!(target, echoed = self.echoed, "delivered");
-            return;
+            // A connector never hears itself.
+            return self.on_echo(message, Line::new("PRIVMSG").param(target).trailing(text));
         }
         match ctcp(text) {
             Some(("ACTION", action)) => self.said(kind::ACTION, message, who, target, action),
@@ -33,11 +31,24 @@ impl Session {
     }
 
     pub(super) fn on_notice(&mut self, message: &Message, who: &Speaker, target: &str, text: &str) {
+        if self.is_me(&who.nick) {
+            return self.on_echo(message, Line::new("NOTICE").param(target).trailing(text));
+        }
         // A server without a dot in its name looks like a person, but one without a host.
-        let from_person = who.host.is_some() && !self.is_me(&who.nick);
-        if from_person && ctcp(text).is_none() {
+        if who.host.is_some() && ctcp(text).is_none() {
             self.said(kind::NOTICE, message, who, target, text);
         }
+    }
+
+    /// echo-message: the server has taken it.
+    fn on_echo(&mut self, message: &Message, line: Line) {
+        if !self.is_replay(message) {
+            self.effects.push(Effect::Echo(line));
+        }
+    }
+
+    fn is_replay(&self, message: &Message) -> bool {
+        tag(message, "batch").is_some_and(|batch| self.replays.contains(batch))
     }
 
     fn said(&mut self, kind: &str, message: &Message, who: &Speaker, target: &str, text: &str) {
@@ -48,7 +59,7 @@ impl Session {
             None => return,
         };
         let mut event = event(kind, &self.config.network, place, who, message);
-        if tag(message, "batch").is_some_and(|batch| self.replays.contains(batch)) {
+        if self.is_replay(message) {
             // What a bouncer plays back was an order once; it is not carried out again.
             event = event.with(key::REPLAYED, "1");
         } else if kind == kind::MESSAGE {

@@ -37,6 +37,9 @@ const REGAIN_EVERY: Duration = Duration::from_secs(60);
 /// What the server may add to our user name (`~`), and the longest host name: for lines before we know our own mask.
 const HOST_BYTES_MAX: usize = 63;
 
+/// How the tokens begin by which the server confirms what it has.
+const CONFIRMATION: &str = "eevee-";
+
 /// What the owner of a session has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
@@ -48,6 +51,10 @@ pub(crate) enum Effect {
     Publish(Document),
     /// [`Session::status`] has changed.
     Status,
+    /// The server has answered the [`confirmation`] with this token.
+    Confirmed(u64),
+    /// The server has shown us this line of ours.
+    Echo(Line),
     /// Close the connection and try again, not before `least` has passed.
     Close { why: String, least: Duration },
 }
@@ -79,8 +86,6 @@ pub(crate) struct Session {
     heard_at: Instant,
     pinged_at: Option<Instant>,
     regain_at: Option<Instant>,
-    /// Lines of ours that the server has shown back (echo-message).
-    echoed: u64,
     effects: Vec<Effect>,
 }
 
@@ -101,7 +106,6 @@ impl Session {
             heard_at: now,
             pinged_at: None,
             regain_at: None,
-            echoed: 0,
             effects: Vec::new(),
             config,
         };
@@ -126,7 +130,12 @@ impl Session {
         }
         match &message.command {
             Command::PING(token, _) => self.send(Line::new("PONG").trailing(token)),
-            Command::PONG(..) => {}
+            Command::PONG(first, second) => {
+                let token = second.as_deref().unwrap_or(first).strip_prefix(CONFIRMATION);
+                if let Some(token) = token.and_then(|token| token.parse().ok()) {
+                    self.effects.push(Effect::Confirmed(token));
+                }
+            }
             Command::CAP(_, subcommand, first, second) => self.on_cap(*subcommand, first.as_deref(), second.as_deref()),
             Command::AUTHENTICATE(data) => self.on_authenticate(data),
             Command::ERROR(text) => {
@@ -272,6 +281,16 @@ impl Session {
         self.phase == Phase::Online
     }
 
+    /// When the server was heard last.
+    pub(crate) fn heard_at(&self) -> Instant {
+        self.heard_at
+    }
+
+    /// Whether the server shows us our own lines when it has taken them.
+    pub(crate) fn echoes(&self) -> bool {
+        self.registration.enabled.contains("echo-message")
+    }
+
     /// Whether a connection has held for so long that the next failure starts a new row of attempts.
     pub(crate) fn has_proved_good(&self, now: Instant) -> bool {
         // Asked when it is over already, mostly because the server said ERROR.
@@ -330,6 +349,11 @@ impl Session {
         self.phase = Phase::Leaving;
         self.effects.push(Effect::Close { why, least: Duration::from_secs(least_seconds) });
     }
+}
+
+/// The line that asks the server whether it has all lines before it.
+pub(crate) fn confirmation(token: u64) -> Line {
+    Line::new("PING").trailing(&format!("{CONFIRMATION}{token}"))
 }
 
 fn own_mask(user: &str, host: &str) -> String {

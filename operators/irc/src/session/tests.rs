@@ -73,6 +73,8 @@ impl Talk {
             Effect::Send(line) => format!("> {}", line.as_str()),
             Effect::Pace(line) => format!("~ {}", line.as_str()),
             Effect::Status => format!("= {}", self.session.status()),
+            Effect::Confirmed(token) => format!("? {token}"),
+            Effect::Echo(line) => format!("< {}", line.as_str()),
             Effect::Close { why, least } => format!("x {} {why}", least.as_secs()),
             Effect::Publish(document) => {
                 let shown =
@@ -262,8 +264,6 @@ fn what_people_say() {
         assert_eq!(talk.hear(line), [expected]);
     }
     for unheard in [
-        ":eevee!~e@h PRIVMSG #a :!dice",
-        ":EEVEE!~e@h PRIVMSG goos :echo",
         ":irc.example.net NOTICE eevee :*** hello",
         ":localhost NOTICE eevee :*** hello",
         ":goos!~g@honk PRIVMSG $* :to all",
@@ -275,6 +275,31 @@ fn what_people_say() {
     ] {
         assert_eq!(talk.hear(unheard), [""; 0], "{unheard}");
     }
+}
+
+#[test]
+fn what_the_server_says_of_our_own_lines() {
+    let mut talk = Talk::joined(config());
+    assert!(!talk.session.echoes());
+    for (line, expected) in [
+        (":eevee!~e@h PRIVMSG #a :!dice", Some("< PRIVMSG #a :!dice")),
+        (":EEVEE!~e@h PRIVMSG goos :echo", Some("< PRIVMSG goos :echo")),
+        (":eevee!~e@h PRIVMSG #a :\x01ACTION waves\x01", Some("< PRIVMSG #a :\x01ACTION waves\x01")),
+        (":eevee!~e@h NOTICE #a :beep", Some("< NOTICE #a :beep")),
+        (":s PONG s :eevee-7", Some("? 7")),
+        (":s PONG eevee-8", Some("? 8")),
+        (":s PONG s :eevee", None),
+        (":s PONG s :eevee-", None),
+        (":s PONG s :eevee--1", None),
+        (":s BATCH +x chathistory #a", None),
+        ("@batch=x :eevee!~e@h PRIVMSG #a :said yesterday", None),
+    ] {
+        assert_eq!(talk.hear(line), expected.map_or(vec![], |expected| vec![expected.to_owned()]), "{line}");
+    }
+    assert_eq!(confirmation(9).as_str(), "PING :eevee-9");
+    talk.hear("CAP eevee NEW :echo-message");
+    talk.hear("CAP eevee ACK :echo-message");
+    assert!(talk.session.echoes());
 }
 
 #[test]
@@ -515,7 +540,7 @@ proptest! {
                         prop_assert!(libeevee::Headers::try_from(pairs).is_ok());
                         prop_assert_eq!(document.headers.get(key::DIRECTION), Some("in"));
                     }
-                    Effect::Status | Effect::Close { .. } => {}
+                    Effect::Status | Effect::Close { .. } | Effect::Confirmed(_) | Effect::Echo(_) => {}
                 }
             }
             prop_assert!(!talk.session.status().contains(char::is_control));
