@@ -58,9 +58,10 @@ macro_rules! limits {
         impl LimitsText {
             /// Checks every value alone, then those that depend on each other.
             pub(super) fn check(self, path: &str, text: &str) -> Result<Limits, Diagnosis> {
-                let limits = Limits {
+                let mut limits = Limits {
                     $($key: value!($written, within(path, text, stringify!($key), &self.$key, $default, $bounds)?),)*
                 };
+                self.derive(&mut limits);
                 self.check_together(path, text, &limits)?;
                 Ok(limits)
             }
@@ -97,6 +98,9 @@ limits! {
     connections_per_uid: usize as count = 256, 1..=16_384;
     /// Subscriptions of one session.
     subscriptions_per_session: usize as count = 512, 1..=65_536;
+    /// Filters of one user that are looked at for every message: those without an equality clause, and those that look
+    /// at id, timestamp, cause or hops.
+    unindexed_filters: usize as count = 64, 0..=65_536;
     /// Clauses in one filter. The protocol has no more than the default.
     filter_clauses: usize as count = FILTER_CLAUSES_MAX as i64, 1..=FILTER_CLAUSES_MAX as i64;
     /// Bytes in one filter. The protocol has no more than the default.
@@ -127,11 +131,25 @@ limits! {
     dead_bytes: u64 as bytes = ByteSize(256 * MIB), bytes(64 * KIB, 1024 * GIB);
     /// Bytes of all messages that wait in durable subscriptions.
     store_bytes: u64 as bytes = ByteSize(GIB), bytes(MIB, 1024 * GIB);
+    /// Bytes of those of one owner; a quarter of store-bytes where the file says nothing.
+    store_bytes_per_owner: u64 as bytes = ByteSize(256 * MIB), bytes(64 * KIB, 1024 * GIB);
     /// Memory for all messages that wait anywhere. The unit's MemoryMax= has to be well above.
     memory_bytes: usize as bytes = ByteSize(256 * MIB), bytes(16 * MIB, 64 * GIB);
+    /// What one user may have of it; a quarter of memory-bytes where the file says nothing.
+    memory_per_uid: usize as bytes = ByteSize(64 * MIB), bytes(4 * MIB, 64 * GIB);
 }
 
 impl LimitsText {
+    /// Shares follow what they are shares of, where they are not written themselves.
+    fn derive(&self, limits: &mut Limits) {
+        if self.memory_per_uid.is_none() {
+            limits.memory_per_uid = (limits.memory_bytes / 4).max(least_share(limits)).min(limits.memory_bytes);
+        }
+        if self.store_bytes_per_owner.is_none() {
+            limits.store_bytes_per_owner = limits.store_bytes / 4;
+        }
+    }
+
     /// What could be accepted and then never work.
     fn check_together(&self, path: &str, text: &str, limits: &Limits) -> Result<(), Diagnosis> {
         let size = |bytes: usize| ByteSize(bytes as u64);
@@ -158,8 +176,37 @@ impl LimitsText {
                 format!("memory-bytes is {memory}, less than queue-bytes, {queue}: one queue could never fill");
             return Err(Diagnosis::at(path, text, span, message));
         }
+        if let Some(share) = &self.memory_per_uid {
+            let (memory, value) = (size(limits.memory_bytes), size(limits.memory_per_uid));
+            let message = if limits.memory_per_uid > limits.memory_bytes {
+                format!("memory-bytes is {memory}, less than memory-per-uid, {value}: a share is a part")
+            } else if limits.memory_per_uid < least_share(limits) {
+                let least = size(least_share(limits));
+                format!(
+                    "memory-per-uid is {value}, less than {least}, which queue-bytes and twice frame-bytes need: one \
+                     queue could never fill, or the largest messages would never pass"
+                )
+            } else {
+                String::new()
+            };
+            if !message.is_empty() {
+                return Err(Diagnosis::at(path, text, share.span(), message));
+            }
+        }
+        if let Some(share) = &self.store_bytes_per_owner
+            && limits.store_bytes_per_owner > limits.store_bytes
+        {
+            let (store, owner) = (ByteSize(limits.store_bytes), ByteSize(limits.store_bytes_per_owner));
+            let message = format!("store-bytes is {store}, less than store-bytes-per-owner, {owner}: a share is a part");
+            return Err(Diagnosis::at(path, text, share.span(), message));
+        }
         Ok(())
     }
+}
+
+/// With less than this, the share of a uid would keep its largest queue or message from ever passing.
+fn least_share(limits: &Limits) -> usize {
+    limits.queue_bytes.max(2 * limits.frame_bytes)
 }
 
 fn within<T: Copy + Ord + Display>(
