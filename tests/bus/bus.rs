@@ -16,7 +16,7 @@ pub(crate) struct Bus {
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// A program of this workspace: `EEVEE_BIN` names another folder than the one of this test's own build.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     if let Some(folder) = std::env::var_os("EEVEE_BIN") {
         return PathBuf::from(folder).join(name);
     }
@@ -82,8 +82,12 @@ impl Bus {
         self.folder.path().join("bus.sock")
     }
 
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder.path().join("config")
+    }
+
     pub(crate) fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.folder.path().join("config").join(name), text).unwrap();
+        std::fs::write(self.config().join(name), text).unwrap();
     }
 
     pub(crate) fn log(&self) -> String {

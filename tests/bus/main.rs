@@ -7,3 +7,5 @@ mod hostile;
 mod messages;
 mod operators;
 mod pressure;
+mod storms;
+mod tool;

@@ -4,6 +4,7 @@
 use std::io::{Write, stdout};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use libeevee::client::{Client, Event, Notice, Subscription};
 use libeevee::{Exit, Filter, Gap, Message, Overflow, Timestamp};
 
@@ -11,6 +12,8 @@ use crate::cli::Watch;
 use crate::context::Context;
 use crate::durable::{self, QueueView, Whose};
 use crate::{bus, output, values, waiting};
+
+const UNWRITTEN: &str = "cannot write to standard output";
 
 pub(crate) async fn run(context: &Context, watch: &Watch) -> anyhow::Result<Exit> {
     let client = context.bus().await.map_err(anyhow::Error::msg)?;
@@ -56,11 +59,11 @@ pub(crate) async fn run(context: &Context, watch: &Watch) -> anyhow::Result<Exit
             Event::Message(message) => shown(message),
             Event::Gap(gap) => lost(gap),
         };
-        writeln!(stdout(), "{text}")?;
+        writeln!(stdout(), "{text}").context(UNWRITTEN)?;
         let Event::Message(message) = &event else { continue };
         if subscription.durable().is_some() {
             // A full disk or a closed pipe may show only now, and then the message is not done.
-            stdout().flush()?;
+            stdout().flush().context(UNWRITTEN)?;
             subscription.ack(message).map_err(refused)?;
         }
         if let Some(left) = &mut left {

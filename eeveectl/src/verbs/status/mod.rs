@@ -9,7 +9,7 @@ use libeevee::{Exit, OperatorId};
 
 use crate::bus::{self, BusView};
 use crate::context::Context;
-use crate::durable::{self, Whose};
+use crate::durable::{self, DeadView, QueueView, Whose};
 use crate::unit::UnitView;
 use crate::values::Owner;
 use crate::waiting::{self, Waiting};
@@ -52,10 +52,13 @@ pub(crate) async fn run(context: &Context, ids: &[OperatorId], json: bool) -> an
     if bus.is_err() && units.is_err() {
         anyhow::bail!("neither the bus nor systemd can be asked");
     }
-    let reached = bus.is_ok();
-    let mut rows = merge(ids, &list.ids, bus.ok(), units.ok());
-    if reached && let Err(why) = add_waiting(context, &mut rows).await {
-        output::warning(&output::safe(&format!("what waits in durable subscriptions is not known: {why}")));
+    let durable = match &bus {
+        Ok(_) => on_disk(context).await.unwrap_or_else(not_known),
+        Err(_) => Vec::new(),
+    };
+    let mut rows = merge(ids, &list.ids, bus.ok(), units.ok(), durable);
+    for row in rows.iter_mut().filter(|row| row.waiting.queues.iter().any(|queue| queue.dead > 0)) {
+        row.waiting.dead = deaths(context, row).await.unwrap_or_else(not_known);
     }
     let mut exit = Exit::DONE;
     for id in ids.iter().filter(|id| !rows.iter().any(|row| row.id == **id)) {
@@ -81,21 +84,25 @@ async fn from_bus(context: &Context) -> Result<Vec<BusView>, String> {
     bus::status(context.bus().await?).await
 }
 
-/// What waits on disk for each of them, and why something died there. A disk that takes nothing is told once.
-async fn add_waiting(context: &Context, rows: &mut [Row]) -> Result<(), String> {
+/// What waits on disk for anybody. A disk that takes nothing is told once.
+async fn on_disk(context: &Context) -> Result<Vec<QueueView>, String> {
     let client = context.bus().await?;
     if let Some(trouble) = waiting::store_trouble(durable::store(client).await?.as_ref()) {
         let next = trouble.next.map(|next| format!("\n  next: {next}")).unwrap_or_default();
         output::warning(&output::safe(&format!("{}{next}", trouble.what)));
     }
-    let (_, queues) = durable::queues(client, Whose::default()).await?;
-    for row in rows {
-        row.waiting.queues = queues.iter().filter(|queue| queue.owner == row.id.as_str()).cloned().collect();
-        let owner = Owner::Operator(row.id.clone());
-        let whose = Whose { owner: Some(&owner), name: None };
-        row.waiting.dead = waiting::deaths(client, whose, &row.waiting.queues).await?;
-    }
-    Ok(())
+    Ok(durable::queues(client, Whose::default()).await?.1)
+}
+
+async fn deaths(context: &Context, row: &Row) -> Result<Vec<DeadView>, String> {
+    let owner = Owner::Operator(row.id.clone());
+    let whose = Whose { owner: Some(&owner), name: None };
+    waiting::deaths(context.bus().await?, whose, &row.waiting.queues).await
+}
+
+fn not_known<T>(why: String) -> Vec<T> {
+    output::warning(&output::safe(&format!("what waits in durable subscriptions is not known: {why}")));
+    Vec::new()
 }
 
 /// None as the error where systemd has no part in it.
@@ -116,8 +123,11 @@ fn merge(
     files: &[OperatorId],
     bus: Option<Vec<BusView>>,
     units: Option<BTreeMap<OperatorId, UnitView>>,
+    durable: Vec<QueueView>,
 ) -> Vec<Row> {
     let mut ids: Vec<OperatorId> = files.to_vec();
+    // Also those that nobody describes any more: what they left waits until it is forgotten.
+    ids.extend(durable.iter().filter_map(|queue| queue.owner.parse::<OperatorId>().ok()));
     ids.extend(bus.iter().flatten().filter_map(|view| view.id.parse::<OperatorId>().ok()));
     // systemd makes a unit of any id that it is asked about; only those that are or were something count.
     let known = |view: &&UnitView| !view.is_down() || view.active == "failed" || is_enabled(view);
@@ -131,7 +141,10 @@ fn merge(
             let view = views.iter().find(|view| view.id == id.as_str()).cloned();
             view.unwrap_or_else(|| BusView { id: id.to_string(), state: "away".into(), ..BusView::default() })
         }),
-        waiting: Waiting::default(),
+        waiting: Waiting {
+            queues: durable.iter().filter(|queue| queue.owner == id.as_str()).cloned().collect(),
+            dead: Vec::new(),
+        },
         has_file: files.contains(&id),
         id,
     };
@@ -253,15 +266,18 @@ mod tests {
             (id("gone"), unit("failed", "failed", "disabled")),
             (id("asked"), unit("inactive", "dead", "disabled")),
         ]);
-        let rows = merge(&[], &[id("dice")], Some(bus.clone()), Some(units.clone()));
+        let rows = merge(&[], &[id("dice")], Some(bus.clone()), Some(units.clone()), Vec::new());
         assert_eq!(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["dice", "gone", "irc"]);
         assert_eq!((rows[0].active(), rows[0].sub()), (Some("inactive"), Some("dead")));
-        assert!(merge(&[id("asked")], &[], Some(bus.clone()), Some(units.clone())).is_empty());
+        assert!(merge(&[id("asked")], &[], Some(bus.clone()), Some(units.clone()), Vec::new()).is_empty());
 
-        let without_bus = merge(&[id("irc")], &[], None, Some(units));
+        let without_bus = merge(&[id("irc")], &[], None, Some(units), Vec::new());
         assert!(without_bus[0].bus.is_none() && without_bus[0].problem().is_none());
-        let without_systemd = merge(&[], &[], Some(bus), None);
+        let without_systemd = merge(&[], &[], Some(bus), None, Vec::new());
         assert_eq!((without_systemd[0].active(), without_systemd.len()), (None, 1));
+
+        let left = merge(&[], &[], Some(Vec::new()), None, sample_queues());
+        assert_eq!((left.len(), left[0].id.as_str(), left[0].waiting.queues.len()), (1, "dice", 1));
     }
 
     #[test]
