@@ -99,10 +99,10 @@ impl Durable {
         Step::Lost(one(held.record.id, reason))
     }
 
-    /// When something is due of itself.
-    fn next_alarm(&self) -> Option<Duration> {
+    /// When something is due of itself. What comes again and was due by `seen` was offered already, and waits for a window.
+    fn next_alarm(&self, seen: Duration) -> Option<Duration> {
         let late = self.deadlines.first().map(|(at, _)| *at);
-        let again = self.returned.values().map(|(_, from)| *from).min();
+        let again = self.returned.values().map(|(_, from)| *from).filter(|from| *from > seen).min();
         [late, again].into_iter().flatten().min()
     }
 }
@@ -120,7 +120,12 @@ impl Core {
     }
 
     pub(super) fn watch(&mut self, slot: Slot) {
-        let at = self.subscriptions[slot as usize].durable.as_deref().and_then(Durable::next_alarm);
+        self.watch_from(slot, Duration::ZERO);
+    }
+
+    fn watch_from(&mut self, slot: Slot, seen: Duration) {
+        let durable = self.subscriptions[slot as usize].durable.as_deref();
+        let at = durable.and_then(|durable| durable.next_alarm(seen));
         if let Some(at) = at {
             self.set_alarm(slot, at);
         }
@@ -169,7 +174,7 @@ impl Core {
             self.return_late(now, slot);
             self.refill(slot);
             self.offer(now, slot);
-            self.watch(slot);
+            self.watch_from(slot, now.mono);
         }
         if now.mono >= self.journal.sweep_at && !self.journal.by_key.is_empty() {
             self.journal.sweep_at = now.mono + SWEEP_TIME;
