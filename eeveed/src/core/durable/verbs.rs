@@ -138,6 +138,7 @@ impl Core {
             "text": text,
             "messages": all().map(|durable| durable.messages).sum::<u64>(),
             "bytes": self.journal.store_bytes,
+            "bytes_max": self.limits.store_bytes,
             "dead": all().map(|durable| durable.dead).sum::<u64>(),
             "batches": self.journal.committed,
         })
