@@ -102,6 +102,10 @@ async fn durable(client: &Client, watch: &Watch, name: &str) -> anyhow::Result<S
             waiting::depth(queue).into_iter().for_each(|depth| output::note(&format!("({depth})")));
         }
     }
+    // Nothing may come for as long as the disk takes nothing, and nobody would know why.
+    if let Some(trouble) = waiting::store_trouble(durable::store(client).await.map_err(anyhow::Error::msg)?.as_ref()) {
+        output::warning(&output::safe(&trouble.what));
+    }
     Ok(subscription)
 }
 
