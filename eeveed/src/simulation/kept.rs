@@ -1,0 +1,413 @@
+//! A durable subscription as the model sees it: every message that was ever for it, and what became of it.
+//!
+//! `take` counts the batches that the store was given, over all runs of the bus. What happens while it is at `t` is written
+//! by batch `t + 1`, so that it is on disk if, and only if, a batch above `t` was committed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use libeevee::GapReason;
+use libeevee::wire::{Deliver, GapNotice, Overflow};
+
+use super::client::ClientNumber;
+use super::texts::Message;
+use crate::config::Limits;
+use crate::core::Now;
+use crate::core::storage::{DurableKey, EntryNumber, Record};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Name {
+    pub(super) owner: &'static str,
+    pub(super) name: &'static str,
+}
+
+/// What was subscribed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) filters: Vec<usize>,
+    /// May-receive of its owner when it was last seen.
+    pub(super) permit: usize,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) overflow: Overflow,
+    pub(super) age_ms: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) message: Rc<Message>,
+    /// What it takes of the bounds.
+    pub(super) size: u64,
+    pub(super) take: u64,
+    /// Its batch is not known to be committed.
+    pub(super) pending: bool,
+    /// Its batch said so.
+    pub(super) written: bool,
+    pub(super) confirmed: bool,
+    pub(super) since_ms: u64,
+    /// How often it was delivered since it came.
+    pub(super) deliveries: u32,
+    pub(super) last_attempt: u32,
+    /// Whether every delivery since it came was in this run of the bus.
+    pub(super) exact: bool,
+    /// Whether it was delivered in this run of the bus, and to the present session.
+    pub(super) in_run: bool,
+    pub(super) in_session: bool,
+    /// When it may be delivered again; whether it is in flight, and not given back.
+    pub(super) due: Duration,
+    pub(super) flying: bool,
+    /// At this take, and whether the bus could tell at once that it is right.
+    pub(super) acked: Option<(u64, bool)>,
+    /// An acknowledgement that ought to be right was refused: it must be gone.
+    pub(super) refused: bool,
+    /// Its subscriber gave it up.
+    pub(super) killed: bool,
+    /// It is a dead letter, since this take.
+    pub(super) dead: Option<(GapReason, u64)>,
+    /// Somebody asked that it waits again, or that it goes.
+    pub(super) retry: bool,
+    pub(super) drop: bool,
+    /// It waits again after it was dead.
+    pub(super) revived: bool,
+    /// May-receive did not admit it at some time.
+    pub(super) denied: bool,
+}
+
+impl Item {
+    pub(super) const fn waits(&self) -> bool {
+        self.acked.is_none() && self.dead.is_none()
+    }
+
+    pub(super) fn is_announcement(&self) -> bool {
+        self.message.source == "eeveed"
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) key: Option<DurableKey>,
+    /// Each since a take; the last is in force. Those that the disk refused stand there with the highest number.
+    pub(super) wishes: VecDeque<(u64, Wish)>,
+    pub(super) stored: bool,
+    /// It was asked to end, at this take.
+    pub(super) forgetting: Option<u64>,
+    /// Who is attached, and its number there.
+    pub(super) holder: Option<(ClientNumber, u32)>,
+    pub(super) window: u64,
+    pub(super) items: BTreeMap<u64, Item>,
+    /// Every message that was ever for it.
+    pub(super) ids: BTreeSet<u64>,
+    /// What is to be told in gaps, and what was told, since the last start of the bus; by the number of the reason.
+    pub(super) lost: BTreeMap<u8, u64>,
+    pub(super) told: BTreeMap<u8, u64>,
+    /// The last first delivery to this session.
+    pub(super) last: u64,
+    pub(super) outstanding: BTreeSet<u64>,
+    pub(super) in_flight_max: usize,
+    /// Acknowledgements that must be refused.
+    pub(super) wrong: BTreeSet<u64>,
+    /// So many may be lost because it was full; beyond all counting where bytes are the bound.
+    pub(super) too_many: u64,
+    pub(super) too_large: bool,
+    pub(super) read_failed: bool,
+    /// The shortest age that was in force lately.
+    pub(super) age_min: u64,
+}
+
+impl Kept {
+    pub(super) fn new(take: u64, wish: Wish) -> Self {
+        Self {
+            key: None,
+            age_min: wish.age_ms,
+            wishes: VecDeque::from([(take, wish)]),
+            stored: false,
+            forgetting: None,
+            holder: None,
+            window: 0,
+            items: BTreeMap::new(),
+            ids: BTreeSet::new(),
+            lost: BTreeMap::new(),
+            told: BTreeMap::new(),
+            last: 0,
+            outstanding: BTreeSet::new(),
+            in_flight_max: 0,
+            wrong: BTreeSet::new(),
+            too_many: 0,
+            too_large: false,
+            read_failed: false,
+        }
+    }
+
+    pub(super) fn wish(&self) -> &Wish {
+        &self.wishes.back().expect("one is in force").1
+    }
+
+    pub(super) fn matches(&self, message: &Message) -> bool {
+        let wish = self.wish();
+        self.forgetting.is_none() && message.is_permitted(wish.permit) && message.matches(&wish.filters)
+    }
+
+    /// Another wish is in force; the disk learns of it unless it has it.
+    pub(super) fn set_wish(&mut self, take: u64, wish: Wish) {
+        for item in self.items.values_mut() {
+            item.denied |= !item.message.is_permitted(wish.permit);
+        }
+        self.age_min = self.age_min.min(wish.age_ms);
+        if self.wishes.back().is_some_and(|(take, _)| *take == u64::MAX) {
+            self.wishes.pop_back();
+            self.wishes.push_back((take, wish));
+        } else if *self.wish() != wish {
+            self.wishes.push_back((take, wish));
+        }
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.items.values().filter(|item| item.waits()).count() as u64
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.items.values().filter(|item| item.waits()).map(|item| item.size).sum()
+    }
+
+    /// A message is for it.
+    pub(super) fn add(&mut self, take: u64, message: Rc<Message>, since_ms: u64) {
+        let id = message.id;
+        let size = Record::size_of(&message.document, message.source);
+        let item = Item {
+            message,
+            size,
+            take,
+            pending: true,
+            written: false,
+            confirmed: false,
+            since_ms,
+            deliveries: 0,
+            last_attempt: 0,
+            exact: true,
+            in_run: false,
+            in_session: false,
+            due: Duration::ZERO,
+            flying: false,
+            acked: None,
+            refused: false,
+            killed: false,
+            dead: None,
+            retry: false,
+            drop: false,
+            revived: false,
+            denied: false,
+        };
+        self.ids.insert(id);
+        self.items.insert(id, item);
+        let (messages, bytes) = (self.wish().messages, self.wish().bytes);
+        self.too_many += self.count().saturating_sub(messages);
+        self.too_large |= self.bytes() > bytes;
+    }
+
+    pub(super) fn lose(&mut self, reason: GapReason, count: u64) {
+        *self.lost.entry(reason as u8).or_default() += count;
+    }
+
+    /// A session takes it.
+    pub(super) fn attach(&mut self, holder: (ClientNumber, u32), window: u64, in_flight_max: usize) {
+        self.detach();
+        self.holder = Some(holder);
+        self.window = window;
+        self.in_flight_max = in_flight_max;
+    }
+
+    pub(super) fn detach(&mut self) {
+        self.holder = None;
+        self.last = 0;
+        self.outstanding.clear();
+        self.wrong.clear();
+        for item in self.items.values_mut() {
+            (item.in_session, item.flying) = (false, false);
+        }
+    }
+
+    /// A delivery came. `answered`: the take of the last batch that the bus knows the end of.
+    pub(super) fn deliver(&mut self, now: Now, now_ms: u64, deliver: &Deliver, answered: u64, limits: &Limits) {
+        let id = deliver.id;
+        assert!(self.window > 0, "a delivery beyond the window");
+        self.window -= 1;
+        let wish = self.wishes.back().expect("one is in force").1.clone();
+        let item = self.items.get_mut(&id).expect("a delivery of what is not for it, or was done with");
+        assert!(!item.pending, "{id} is delivered before it is on disk");
+        assert!(item.acked.is_none(), "{id} is delivered after it was acknowledged");
+        assert!(!item.killed, "{id} is delivered after it was given up");
+        assert!(item.dead.is_none_or(|(_, take)| take > answered), "{id} is a dead letter, and delivered");
+        assert!(item.message.is_permitted(wish.permit), "{id} may not be received, and is");
+        assert!(item.is_announcement() || deliver.document == item.message.document, "another document");
+        assert_eq!((&*deliver.source, deliver.hops), (item.message.source, item.message.hops));
+        let age = now_ms.saturating_sub(item.since_ms);
+        assert!(age <= wish.age_ms, "{id} is delivered {age} ms old, at most {} were wanted", wish.age_ms);
+        assert!(deliver.waited_ms <= age, "{id} waited {} ms in {age}", deliver.waited_ms);
+
+        item.deliveries += 1;
+        if item.exact {
+            assert_eq!(deliver.attempt, item.deliveries, "{id}: attempt");
+        } else {
+            assert!(deliver.attempt >= item.deliveries.min(2), "{id}: attempt {}", deliver.attempt);
+        }
+        assert!(deliver.attempt <= limits.attempts, "{id}: attempt {}", deliver.attempt);
+        item.last_attempt = deliver.attempt;
+        if item.in_session {
+            assert!(now.mono >= item.due, "{id} comes again {:?} too early", item.due.saturating_sub(now.mono));
+        } else if !item.revived {
+            assert!(id > self.last, "{id} comes after {}", self.last);
+            self.last = id;
+        }
+        (item.in_run, item.in_session, item.flying) = (true, true, true);
+        item.due = now.mono + limits.acknowledge_within;
+        self.outstanding.insert(id);
+        let items = &self.items;
+        self.outstanding.retain(|id| items.get(id).is_some_and(|item| item.waits() && !item.killed && !item.refused));
+        self.in_flight_max = self.in_flight_max.max(limits.in_flight);
+        let sure = |id: &&u64| items.get(id).is_some_and(|item| item.last_attempt < limits.attempts);
+        let count = self.outstanding.iter().filter(sure).count();
+        assert!(count <= self.in_flight_max, "{count} are in flight, at most {} may be", self.in_flight_max);
+    }
+
+    pub(super) fn gap(&mut self, gap: &GapNotice) {
+        assert!(gap.first <= gap.last, "{gap:?}");
+        for end in [gap.first, gap.last] {
+            assert!(self.ids.contains(&end), "{gap:?} tells of a message that was not for it");
+        }
+        *self.told.entry(gap.reason).or_default() += gap.count.expect("nothing is damaged, so that the count is known");
+    }
+
+    /// What was in flight is late only from now on.
+    pub(super) fn resumed(&mut self, now: Now, halted: Duration, limits: &Limits) {
+        for item in self.items.values_mut().filter(|item| item.flying && item.due > halted) {
+            item.due = now.mono + limits.acknowledge_within;
+        }
+    }
+
+    /// Whether an acknowledgement of this one has to be taken.
+    pub(super) fn may_acknowledge(&self, id: u64, answered: u64) -> bool {
+        let known = |item: &Item| item.dead.is_some_and(|(_, take)| take <= answered);
+        self.items.get(&id).is_some_and(|item| {
+            item.deliveries > 0 && item.acked.is_none() && !item.pending && !item.killed && !known(item)
+        })
+    }
+
+    /// It was acknowledged, and this ought to be right.
+    pub(super) fn acknowledge(&mut self, id: u64, take: u64) {
+        self.outstanding.remove(&id);
+        let Some(item) = self.items.get_mut(&id) else { return };
+        item.acked = Some((take, item.in_run));
+        if let Some((reason, _)) = item.dead {
+            // It died on disk a moment ago, and is no loss.
+            *self.lost.entry(reason as u8).or_default() -= 1;
+        }
+    }
+
+    /// The bus refused an acknowledgement.
+    pub(super) fn acknowledgement_refused(&mut self, id: u64, text: &str) {
+        if self.wrong.remove(&id) {
+            return;
+        }
+        let item = self.items.get_mut(&id).expect("an acknowledgement was refused that was not made");
+        let Some((_, at_once)) = item.acked.take() else {
+            // A negative one.
+            item.refused = true;
+            return;
+        };
+        if let Some((reason, _)) = item.dead {
+            *self.lost.entry(reason as u8).or_default() += 1;
+        }
+        if text.contains("too many are acknowledged") {
+            assert!(!at_once, "{text}");
+        } else {
+            item.refused = true;
+        }
+    }
+
+    /// What a batch made of an entry: a dead letter.
+    pub(super) fn died(&mut self, id: u64, reason: GapReason, take: u64, time_ms: u64, limits: &Limits) {
+        let age_min = self.age_min;
+        let item = self.items.get_mut(&id).expect("a dead letter that was not for it");
+        assert!(item.dead.is_none(), "{id} dies twice");
+        match reason {
+            GapReason::Expired => {
+                let age = time_ms.saturating_sub(item.since_ms);
+                assert!(age > age_min, "{id} expired after {age} ms, {age_min} were wanted");
+            }
+            GapReason::DeadLetter => {
+                let often = item.last_attempt >= limits.attempts || !item.exact;
+                assert!(item.killed || often, "{id} was given up after {} deliveries", item.deliveries);
+            }
+            GapReason::QueueFull => {
+                assert!(self.too_large || self.too_many > 0, "{id} was lost though there was room");
+                self.too_many = self.too_many.saturating_sub(1);
+            }
+            other => panic!("{id} died of {other:?}"),
+        }
+        item.dead = Some((reason, take));
+        (item.retry, item.drop) = (false, false);
+        self.outstanding.remove(&id);
+        if item.acked.is_none() {
+            self.lose(reason, 1);
+        }
+    }
+
+    /// A batch deleted an entry.
+    pub(super) fn deleted(&mut self, id: u64) {
+        let item = self.items.get_mut(&id).expect("an entry that was not for it is deleted");
+        if item.acked.is_none() {
+            // Not even as a dead letter: its owner may not read it.
+            assert!(item.denied, "{id} is deleted, and nobody acknowledged it");
+            self.lose(GapReason::Expired, 1);
+        }
+        self.items.remove(&id);
+        self.outstanding.remove(&id);
+    }
+
+    /// A dead letter waits again.
+    pub(super) fn retried(&mut self, id: u64, since_ms: u64) {
+        let permit = self.wish().permit;
+        let item = self.items.get_mut(&id).expect("what waits again was never there");
+        assert!(item.retry && item.dead.is_some(), "{id} waits again, and nobody asked for it");
+        (item.dead, item.acked, item.revived, item.killed, item.refused) = (None, None, true, false, false);
+        (item.deliveries, item.last_attempt, item.since_ms) = (0, 0, since_ms);
+        (item.in_session, item.in_run, item.flying, item.exact) = (false, false, false, true);
+        item.denied = !item.message.is_permitted(permit);
+    }
+
+    /// The bus starts anew; the batches up to `done` are on disk. False when it is not there any more.
+    pub(super) fn start(&mut self, done: u64) -> bool {
+        let is_there = |take: u64| take < done;
+        self.detach();
+        (self.forgetting, self.read_failed) = (None, false);
+        (self.lost, self.told) = (BTreeMap::new(), BTreeMap::new());
+        while self.wishes.back().is_some_and(|(take, _)| !is_there(*take)) {
+            self.wishes.pop_back();
+        }
+        if self.wishes.is_empty() {
+            return false;
+        }
+        self.stored = true;
+        for item in self.items.values_mut() {
+            if !is_there(item.take) {
+                assert!(!item.confirmed, "{} was confirmed, and is not on disk", item.message.id);
+                item.take = u64::MAX;
+            }
+            // What was acknowledged in a batch that came to nothing comes again.
+            item.acked = item.acked.filter(|(take, at_once)| !at_once || is_there(*take));
+            (item.pending, item.exact, item.in_run) = (false, false, false);
+            (item.killed, item.refused) = (false, false);
+        }
+        self.items.retain(|_, item| item.take != u64::MAX);
+        true
+    }
+}
+
+/// Where the messages and dead letters of all durable subscriptions stand, as far as the batches say.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    pub(super) names: BTreeMap<DurableKey, Name>,
+    pub(super) waiting: BTreeMap<EntryNumber, (Name, u64)>,
+    pub(super) dead: BTreeMap<EntryNumber, (Name, u64)>,
+}
