@@ -290,6 +290,24 @@ async fn a_person_collects_and_goes_on_tomorrow() {
     assert_eq!(json(&bus, &["forget", "--yes", "--json", &me, "orders"]).await["messages"], 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_full_is_told_before_anybody_is_refused() {
+    let limits = "[limits]\nstore-bytes = \"1 MiB\"\nstore-bytes-per-owner = \"1 MiB\"\n";
+    let bus = Bus::configured(limits);
+    let dice = bus.operator("dice").await;
+    let mail = dice.subscribe("type=mail").durable("mail").overflow(Overflow::Reject);
+    drop(mail.await.unwrap());
+    let big = "x".repeat(240 << 10);
+    for _ in 0..4 {
+        dice.publish_confirmed(document(&[("type", "mail")], &big)).await.unwrap();
+    }
+    let full = "the store is full, or nearly so (961 KiB of 1.0 MiB wait in all durable subscriptions)";
+    has(&ends(&bus, &["queue"], 0).await, &[full, "store-bytes in eeveed.toml(5)"]);
+    has(&ends(&bus, &["status"], 0).await, &[full]);
+    let refused = ends(&bus, &["publish", "type=mail", "--body", &big[..100 << 10]], 1).await;
+    has(&refused, &["at most 1048576 are possible"]);
+}
+
 /// Waits until there are so many dead letters.
 async fn settled(bus: &Bus, count: u64) {
     let deadline = Instant::now() + SOON;
