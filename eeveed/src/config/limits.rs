@@ -197,7 +197,8 @@ impl LimitsText {
             && limits.store_bytes_per_owner > limits.store_bytes
         {
             let (store, owner) = (ByteSize(limits.store_bytes), ByteSize(limits.store_bytes_per_owner));
-            let message = format!("store-bytes is {store}, less than store-bytes-per-owner, {owner}: a share is a part");
+            let message =
+                format!("store-bytes is {store}, less than store-bytes-per-owner, {owner}: a share is a part");
             return Err(Diagnosis::at(path, text, share.span(), message));
         }
         Ok(())

@@ -5,6 +5,7 @@ mod durable;
 mod life;
 mod limits;
 mod rights;
+mod share;
 
 use bytes::BytesMut;
 use libeevee::filter::{Clause, Filter};
@@ -59,6 +60,7 @@ impl Bus {
 
     fn step(&mut self, event: Event) {
         self.core.step(self.now, event, &mut self.actions);
+        self.core.check_accounts();
     }
 
     fn pass(&mut self, time: Duration) {
