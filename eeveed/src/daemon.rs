@@ -11,14 +11,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Limits;
 use crate::core::{Core, Event};
-use crate::handover::{self, Offer};
 use crate::halted::Halted;
+use crate::handover::{self, Offer};
 use crate::hub::{Hub, Places};
 use crate::identity::Key;
 use crate::ids::IdBlocks;
+use crate::listener::Connections;
 use crate::lock::Lock;
 use crate::systemd::{self, Inherited};
-use crate::listener::Connections;
 use crate::{Arguments, control, files, identity, listener};
 
 /// Where systemd's tmpfiles.d makes room for what survives restarts, not reboots.
@@ -52,9 +52,8 @@ pub(crate) fn run(arguments: Arguments, inherited: Inherited) -> anyhow::Result<
 
     // Identity comes before everything slow: units wait for their token, and nothing after this holds it up.
     let key = Arc::new(Key::load_or_create(&ground.state)?);
-    if let Some(socket) = inherited.identity {
-        identity::spawn(socket, key.clone()).context("cannot answer the identity socket")?;
-    }
+    let identity = inherited.identity.map(|socket| identity::spawn(socket, key.clone()));
+    let identity = identity.transpose().context("cannot answer the identity socket")?;
 
     let socket = match (&arguments.listen, inherited.bus) {
         (Some(path), _) => bind(path)?,
@@ -107,6 +106,9 @@ pub(crate) fn run(arguments: Arguments, inherited: Inherited) -> anyhow::Result<
         }
         Ok(handed_over)
     });
+    if let Some(door) = identity {
+        door.close();
+    }
     // A user database that hangs keeps its thread; nobody waits for it, least of all sessions that know of no restart.
     let patience = if matches!(outcome, Ok(true)) { Duration::ZERO } else { Duration::from_secs(1) };
     runtime.shutdown_timeout(patience);

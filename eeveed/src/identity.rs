@@ -6,18 +6,20 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hmac::{Hmac, Mac};
 use libeevee::{OperatorId, Timestamp, Token};
-use nix::libc::{EBADF, ECONNABORTED, EINTR, EINVAL, EMFILE, ENFILE, ENOTSOCK, EOPNOTSUPP};
+use nix::libc::{EAGAIN, EBADF, ECONNABORTED, EINTR, EINVAL, EMFILE, ENFILE, ENOTSOCK, EOPNOTSUPP};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use sha2::Sha256;
 
@@ -162,11 +164,43 @@ fn restrict(file: &File, metadata: &std::fs::Metadata, path: &Path) {
 
 /// Answers on the identity socket in a thread of its own, until the process ends. The thread ends early only if the
 /// descriptor is no listening socket, which it logs.
-pub(crate) fn spawn(listener: UnixListener, key: Arc<Key>) -> io::Result<JoinHandle<()>> {
-    // Whoever opened the socket may have set it to non-blocking; accept() would spin then.
-    listener.set_nonblocking(false)?;
-    let server = Server { key, uid: 0, refusals: Throttle::default(), failures: Throttle::default(), reserve: None };
-    thread::Builder::new().name("identity".to_owned()).spawn(move || server.run(&listener))
+pub(crate) fn spawn(listener: UnixListener, key: Arc<Key>) -> io::Result<Door> {
+    listener.set_nonblocking(true)?;
+    let door = Door::default();
+    let server = Server {
+        key,
+        uid: 0,
+        refusals: Throttle::default(),
+        failures: Throttle::default(),
+        reserve: None,
+        door: door.clone(),
+    };
+    thread::Builder::new().name("identity".to_owned()).spawn(move || server.run(&listener))?;
+    Ok(door)
+}
+
+/// Whether peers are let in. A peer that was let in and not answered would get an empty token, and its unit would fail; as
+/// long as it waits before the door, it is there for the next run of the bus.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Door(Arc<Mutex<bool>>);
+
+impl Door {
+    /// Lets nobody in any more, and waits until who is in was answered. For a process that ends.
+    pub(crate) fn close(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Nobody closes it while this is held; none when it is closed.
+    fn enter(&self) -> Option<MutexGuard<'_, bool>> {
+        Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)).filter(|closed| !**closed)
+    }
+}
+
+/// Waits until somebody is before the door.
+fn wait(listener: &UnixListener) {
+    let mut waiting = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    // What is wrong with the socket, accept() says.
+    let _ = poll(&mut waiting, PollTimeout::NONE);
 }
 
 struct Server {
@@ -177,6 +211,7 @@ struct Server {
     failures: Throttle,
     /// Closed to make room for one connection when the process has no descriptor left.
     reserve: Option<File>,
+    door: Door,
 }
 
 impl Server {
@@ -185,6 +220,8 @@ impl Server {
             if self.reserve.is_none() {
                 self.reserve = File::open("/dev/null").ok();
             }
+            let door = self.door.clone();
+            let Some(entered) = door.enter() else { return };
             let error = match listener.accept() {
                 Ok((stream, peer)) => {
                     self.answer(&stream, &peer);
@@ -194,6 +231,11 @@ impl Server {
             };
             match error.raw_os_error() {
                 Some(EINTR | ECONNABORTED) => continue,
+                Some(EAGAIN) => {
+                    drop(entered);
+                    wait(listener);
+                    continue;
+                }
                 Some(EBADF | EINVAL | ENOTSOCK | EOPNOTSUPP) => {
                     tracing::error!("the identity socket is of no use, no operator can be started: {error}");
                     return;
@@ -207,6 +249,7 @@ impl Server {
                 }
                 _ => {}
             }
+            drop(entered);
             if let Some(more) = self.failures.permit(Instant::now()) {
                 tracing::warn!("cannot accept on the identity socket: {error}{}", also(more));
             }

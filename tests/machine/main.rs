@@ -5,6 +5,7 @@
 
 mod bot;
 mod conversation;
+mod durable;
 mod faults;
 mod halt;
 mod harness;
@@ -13,6 +14,7 @@ mod ids;
 mod outage;
 mod package;
 mod reload;
+mod restart;
 
 fn main() {
     let scenarios = [
@@ -24,6 +26,8 @@ fn main() {
         ids::scenarios(),
         faults::scenarios(),
         outage::scenarios(),
+        durable::scenarios(),
+        restart::scenarios(),
         package::scenarios(),
     ]
     .concat();

@@ -124,13 +124,18 @@ fn addresses_are_matched_in_full() {
     assert_eq!(operator_of_address(b"abc/unit/eevee-op@\xff.service/bus-token"), None);
 }
 
+fn server(uid: u32, key: Arc<Key>) -> Server {
+    let (refusals, failures, door) = (Throttle::default(), Throttle::default(), Door::default());
+    Server { key, uid, refusals, failures, reserve: None, door }
+}
+
 /// A server on a socket in a directory of its own, as far as it can be had without PID 1.
 fn serve(uid: u32) -> (tempfile::TempDir, Arc<Key>) {
     let dir = tempfile::tempdir().unwrap();
     let key = Arc::new(Key::load_or_create(dir.path()).unwrap());
     let listener = UnixListener::bind(dir.path().join("identity.sock")).unwrap();
-    let server =
-        Server { key: key.clone(), uid, refusals: Throttle::default(), failures: Throttle::default(), reserve: None };
+    listener.set_nonblocking(true).unwrap();
+    let server = server(uid, key.clone());
     // The thread ends with the test's process: nothing but the process's end stops it in life either.
     thread::spawn(move || server.run(&listener));
     (dir, key)
@@ -205,8 +210,8 @@ fn a_descriptor_that_is_no_listener_ends_the_thread() {
     let (one, _other) = UnixStream::pair().unwrap();
     let listener = UnixListener::from(std::os::fd::OwnedFd::from(one));
     let dir = tempfile::tempdir().unwrap();
-    let thread = spawn(listener, Arc::new(Key::load_or_create(dir.path()).unwrap())).unwrap();
-    thread.join().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    server(0, Arc::new(Key::load_or_create(dir.path()).unwrap())).run(&listener);
 }
 
 #[test]
@@ -280,4 +285,30 @@ fn without_descriptors() {
     let output = child.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+/// A peer that comes when the door is closed waits for the next run of the bus, which has the same socket.
+#[test]
+fn who_comes_too_late_is_served_by_the_next_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("identity.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let key = Arc::new(Key::load_or_create(dir.path()).unwrap());
+    let door = spawn(listener.try_clone().unwrap(), key.clone()).unwrap();
+    let mut first = UnixStream::connect(&path).unwrap();
+    let read = |stream: &mut UnixStream| {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(stream, &mut text).map(|_| text)
+    };
+    // Refused, as it is not PID 1; but answered.
+    assert_eq!(read(&mut first).unwrap(), "");
+    door.close();
+    let mut late = UnixStream::connect(&path).unwrap();
+    late.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let error = std::io::Read::read(&mut late, &mut [0]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "it was let in");
+    let next = spawn(listener, key).unwrap();
+    assert_eq!(read(&mut late).unwrap(), "");
+    next.close();
 }
