@@ -50,6 +50,9 @@ use self::storage::{Committed, DurableKey, EntryNumber, Page, StorageError};
 use self::subscribe::Subscription;
 use crate::config::Limits;
 
+/// So much of answers may wait for a session even when its uid is beyond its share: an error for each of some requests.
+const SMALL_BACKLOG: usize = 4 << 10;
+
 /// The time of an event. The core never asks for it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Now {
@@ -196,7 +199,7 @@ impl Core {
             reloads_open: 0,
             throttled: Vec::new(),
             hops: Hops::default(),
-            journal: Journal::default(),
+            journal: Journal::new(),
             alarms: BTreeSet::new(),
             ids,
             ids_asked: false,
@@ -329,9 +332,12 @@ impl Core {
         actions.append(&mut self.actions);
     }
 
-    /// How many bytes wait for a session that are no deliveries; past a bound the shell stops reading from it.
+    /// How many bytes wait for a session that are no deliveries; past a bound the shell stops reading from it. For a uid
+    /// beyond its share that bound comes at once: it reads what was answered before it asks for more.
     pub(crate) fn control_backlog(&self, key: SessionKey) -> usize {
-        self.sessions.get(&key).map_or(0, |session| session.control.len())
+        let Some(session) = self.sessions.get(&key) else { return 0 };
+        let waits = session.control.len();
+        if waits > SMALL_BACKLOG && session.account.left(self.limits.memory_per_uid) == 0 { usize::MAX } else { waits }
     }
 
     /// Whether the shell still carries out something that this session asked for.

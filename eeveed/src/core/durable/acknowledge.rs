@@ -1,10 +1,11 @@
 //! What a subscriber says of a delivery: done, or not.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use libeevee::wire::{Ack, Code, Nack, Refusal};
 
-use super::{NOBODY, back_off};
+use super::{Held, NOBODY, back_off};
 use crate::core::index::Slot;
 use crate::core::session::{SessionKey, refusal, shortened};
 use crate::core::storage::Write;
@@ -39,14 +40,10 @@ impl Core {
             (held.entry, held.record.size())
         } else if let Some((entry, undone)) = durable.undone.iter().find(|(_, undone)| undone.id == id) {
             (*entry, undone.bytes)
-        } else if let Some(at) = durable.head.iter().position(|held| held.record.id == id && held.attempts > 0) {
-            // Delivered in an earlier session, and loaded again already.
-            let Some(held) = durable.head.remove(at) else { return Ok(()) };
-            durable.head_bytes -= held.record.size();
+        } else if let Some(held) = durable.take_loaded_again(id) {
             durable.release(&mut self.memory, held.record.size());
             (held.entry, held.record.size())
-        } else if durable.more && durable.loaded < durable.recovered_mark {
-            // It may be one that was delivered before the bus was restarted, and is not loaded yet.
+        } else if durable.may_be_loaded() {
             if durable.early.len() >= in_flight_max {
                 return Err("too many are acknowledged that were not delivered since the bus was started");
             }
@@ -55,6 +52,7 @@ impl Core {
         } else {
             return Err("it is not one that was delivered and waits for its acknowledgement");
         };
+        durable.early_refusals.remove(&id);
         durable.undone.remove(&entry);
         durable.gone.insert(entry, batch);
         durable.messages -= 1;
@@ -64,26 +62,42 @@ impl Core {
     }
 
     pub(in crate::core) fn negative(&mut self, now: Now, key: SessionKey, number: u32, nack: Nack) {
-        let Nack { id, dead, delay_ms, reason } = nack;
+        let id = nack.id;
+        let in_flight_max = self.limits.in_flight;
         let slot = self.durable_of(key, number);
         let durable = slot.and_then(|slot| self.subscriptions[slot as usize].durable.as_deref_mut());
-        let (Some(slot), Some(mut held)) = (slot, durable.and_then(|durable| durable.take_delivered(id))) else {
-            self.refuse_ack(key, number, id, "it is not one that was delivered and waits for its acknowledgement");
+        let (Some(slot), Some(durable)) = (slot, durable) else {
+            self.refuse_ack(key, number, id, "this is no durable subscription");
             return;
         };
-        let reason = shortened(&reason.replace(char::is_control, " "), REASON_BYTES_MAX);
-        if dead {
-            let text = if reason.is_empty() { "its subscriber refused it".to_owned() } else { reason };
-            self.kill(slot, held, text);
+        let known = durable.take_delivered(id).or_else(|| durable.take_loaded_again(id));
+        let may_come = durable.may_be_loaded() || durable.undone.values().any(|undone| undone.id == id);
+        let nack = Nack { reason: shortened(&nack.reason.replace(char::is_control, " "), REASON_BYTES_MAX), ..nack };
+        if let Some(held) = known {
+            self.refuse_delivery(now, slot, held, nack);
+        } else if may_come && durable.early_refusals.len() < in_flight_max {
+            durable.early_refusals.insert(id, nack);
         } else {
-            let delay = if delay_ms == 0 { back_off(held.attempts) } else { Duration::from_millis(delay_ms).min(DELAY_MAX) };
-            held.refused.clone_from(&reason);
-            let why = if reason.is_empty() { "its subscriber refused it" } else { &reason };
-            self.give_back_delivery(now, slot, held, delay, why);
+            self.refuse_ack(key, number, id, "it is not one that was delivered and waits for its acknowledgement");
+            return;
         }
         self.refill(slot);
         self.offer(now, slot);
         self.watch(slot);
+    }
+
+    /// What a subscriber did not deal with comes again, or becomes a dead letter.
+    pub(super) fn refuse_delivery(&mut self, now: Now, slot: Slot, mut held: Held, nack: Nack) {
+        let Nack { dead, delay_ms, reason, .. } = nack;
+        if dead {
+            let text = if reason.is_empty() { "its subscriber refused it".to_owned() } else { reason };
+            self.kill(slot, held, text);
+            return;
+        }
+        let delay = if delay_ms == 0 { back_off(held.attempts) } else { Duration::from_millis(delay_ms).min(DELAY_MAX) };
+        held.refused.clone_from(&reason);
+        let why = if reason.is_empty() { "its subscriber refused it" } else { &reason };
+        self.give_back_delivery(now, slot, held, delay, why);
     }
 
     /// Acknowledgements that came before what they are about was loaded again, and that fit nothing.
@@ -91,10 +105,14 @@ impl Core {
         let subscription = &mut self.subscriptions[slot as usize];
         let (key, number) = (subscription.session, subscription.number);
         let Some(durable) = subscription.durable.as_deref_mut() else { return };
-        if durable.more && durable.loaded < durable.recovered_mark || key == NOBODY {
+        if durable.may_be_loaded() || key == NOBODY {
             return;
         }
-        for id in std::mem::take(&mut durable.early) {
+        let undone: HashSet<u64> = durable.undone.values().map(|undone| undone.id).collect();
+        let refusals = durable.early_refusals.extract_if(.., |id, _| !undone.contains(id)).map(|(id, _)| id);
+        let mut unfit: Vec<u64> = refusals.collect();
+        unfit.extend(std::mem::take(&mut durable.early));
+        for id in unfit {
             self.refuse_ack(key, number, id, "it is not one that was delivered and waits for its acknowledgement");
         }
     }

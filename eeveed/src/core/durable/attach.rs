@@ -325,13 +325,10 @@ impl Core {
         durable.head_bytes = 0;
         durable.deadlines.clear();
         durable.early.clear();
+        durable.early_refusals.clear();
         for held in flights.chain(returned).chain(head).filter(|held| held.attempts > 0) {
             let undone = Undone { id: held.record.id, attempts: held.attempts, bytes: held.record.size() };
             durable.undone.insert(held.entry, undone);
-            // One more than was written is told after a crash anyhow.
-            if held.attempts > 1 {
-                self.journal.write(Write::Attempts { entry: held.entry, attempts: held.attempts });
-            }
         }
     }
 
@@ -571,6 +568,8 @@ fn new_durable(key: u32, owner: Rc<str>, name: &str, spec: Spec, may_receive: Rc
         recovered_mark: 0,
         undone: BTreeMap::new(),
         early: BTreeSet::new(),
+        early_refusals: BTreeMap::new(),
+        committed: 0,
         gone: BTreeMap::new(),
         open_since_ms: 0,
         alarm: None,

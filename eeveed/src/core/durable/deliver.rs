@@ -49,9 +49,6 @@ impl Durable {
             return self.lose(held, journal, freed, None);
         }
         held.attempts += 1;
-        if held.attempts > 1 {
-            journal.write(Write::Attempts { entry: held.entry, attempts: held.attempts });
-        }
         let waited_ms = if held.since_ms < self.open_since_ms { now_ms - held.since_ms } else { 0 };
         let record = &*held.record;
         let deliver = Deliver {
@@ -74,11 +71,12 @@ impl Durable {
     }
 
     fn take_next(&mut self, now: Duration, in_flight_max: usize) -> Option<Held> {
-        let due = self.returned.iter().find(|(_, (_, from))| *from <= now).map(|(entry, _)| *entry);
+        let is_due = |(_, (held, from)): &(&_, &(Held, Duration))| *from <= now && self.is_known(held);
+        let due = self.returned.iter().find(is_due).map(|(entry, _)| *entry);
         if let Some(entry) = due {
             return self.returned.remove(&entry).map(|(held, _)| held);
         }
-        let ready = self.has_place(in_flight_max) && self.head.front()?.entry <= self.marked;
+        let ready = self.has_place(in_flight_max) && self.is_known(self.head.front()?);
         if ready { self.pop_head() } else { None }
     }
 
@@ -193,13 +191,14 @@ impl Core {
     }
 
     /// A delivery failed: it is made again after a while, or the message becomes a dead letter.
-    pub(super) fn give_back_delivery(&mut self, now: Now, slot: Slot, held: Held, delay: Duration, why: &str) {
+    pub(super) fn give_back_delivery(&mut self, now: Now, slot: Slot, mut held: Held, delay: Duration, why: &str) {
         let attempts_max = self.limits.attempts;
         if held.attempts >= attempts_max {
             let text = format!("delivered {} times; the last time: {why}", held.attempts);
             self.kill(slot, held, text);
             return;
         }
+        held.ready = self.journal.announce(held.entry, held.attempts + 1);
         let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
         durable.returned.insert(held.entry, (held, now.mono + delay));
     }

@@ -104,7 +104,7 @@ impl SavedFlight {
         let document = EncodedDocument::parse(bytes).map_err(|_| Absurd("bytes that are no document"))?;
         let (source, reply_address) = (source.into(), self.reply_address);
         let record = Arc::new(Record { id, source, timestamp, cause, hops, reply_address, document });
-        Ok((Held { entry, since_ms, expires_ms, attempts, refused, record }, Duration::from_nanos(at)))
+        Ok((Held { entry, since_ms, expires_ms, attempts, ready: 0, refused, record }, Duration::from_nanos(at)))
     }
 }
 

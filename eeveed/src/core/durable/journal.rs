@@ -143,6 +143,11 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
+    /// One of a bus without anything durable. Entries and subscriptions are numbered from 1: what is above 0 is everything.
+    pub(in crate::core) fn new() -> Self {
+        Self { next_entry: 1, next_durable: 1, ..Self::default() }
+    }
+
     /// The store's own clock, in milliseconds: it rises with the monotonic one, and over restarts by what the wall clock
     /// says; a clock that is set meanwhile ages nothing.
     pub(super) fn time(&self, now: Duration) -> u64 {
@@ -158,6 +163,13 @@ impl Journal {
     pub(in crate::core) fn slots_of(&self, owner: &Rc<str>) -> Vec<Slot> {
         let first = (owner.clone(), String::new());
         self.by_name.range(first..).take_while(|((known, _), _)| known == owner).map(|(_, slot)| *slot).collect()
+    }
+
+    /// The disk is to know that an entry was delivered so often, before it is: a crash must not make the count too low.
+    /// The number of the batch that says so.
+    pub(super) fn announce(&mut self, entry: EntryNumber, attempts: u32) -> u64 {
+        self.write(Write::Attempts { entry, attempts });
+        self.next_number()
     }
 
     /// The number that the next batch will have.
@@ -446,6 +458,7 @@ impl Core {
         for slot in slots {
             if let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() {
                 durable.gone.retain(|_, batch| *batch > number);
+                durable.committed = number;
             }
             self.refill(slot);
             self.offer(now, slot);
@@ -478,7 +491,7 @@ impl Core {
             }
             if in_memory {
                 let record = record.clone();
-                durable.push_head(Held { entry, since_ms, expires_ms, attempts: 0, refused: String::new(), record });
+                durable.push_head(Held { entry, since_ms, expires_ms, attempts: 0, ready: 0, refused: String::new(), record });
                 durable.hold(&mut self.memory, size);
                 if entry > durable.marked {
                     self.journal.mark(key, entry);
@@ -533,8 +546,13 @@ impl Core {
             // What this batch brought is not there; what was loaded before still wants its mark.
             journal.mark(key, mark);
         }
-        // The number is used up by nothing: the next batch has it.
+        // The number is used up by nothing: the next batch has it, and all that was to be in this one or the next.
         journal.number -= 1;
+        let next = journal.next_number();
+        for slot in journal.by_key.values() {
+            let durable = self.subscriptions[*slot as usize].durable.as_deref_mut();
+            durable.into_iter().for_each(|durable| durable.expect_by(next));
+        }
         let mut kept = Vec::with_capacity(work.writes.len());
         for write in work.writes {
             match write {
@@ -615,10 +633,11 @@ impl Core {
         };
         durable.more = page.more;
         let account = durable.account().clone();
-        let mut early = Vec::new();
+        let (mut early, mut refusals) = (Vec::new(), Vec::new());
         let mut cut = EntryNumber::MAX;
         for loaded in page.entries {
-            let Loaded { entry, since_ms, expires_ms, mut attempts, record } = loaded;
+            let Loaded { entry, since_ms, expires_ms, attempts: known, record } = loaded;
+            let mut attempts = known;
             if !self.may_load(&account, record.size() as usize) {
                 // What does not fit is loaded again when there is room.
                 cut = entry;
@@ -633,14 +652,25 @@ impl Core {
                 attempts = attempts.max(1);
             }
             if let Some(undone) = durable.undone.remove(&entry) {
-                attempts = attempts.max(undone.attempts);
+                // What the disk knows may be one too many.
+                attempts = undone.attempts;
             }
-            let held = Held { entry, since_ms, expires_ms, attempts, refused: String::new(), record };
+            let mut held = Held { entry, since_ms, expires_ms, attempts, ready: 0, refused: String::new(), record };
             if attempts > 0 && durable.early.remove(&held.record.id) {
                 early.push(held);
                 continue;
             }
             durable.hold(&mut self.memory, held.record.size());
+            let refusal = durable.early_refusals.remove(&held.record.id);
+            if attempts > 0
+                && let Some(nack) = refusal
+            {
+                refusals.push((held, nack));
+                continue;
+            }
+            if attempts > 0 && known <= attempts {
+                held.ready = self.journal.announce(entry, attempts + 1);
+            }
             durable.push_head(held);
         }
         let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
@@ -655,6 +685,9 @@ impl Core {
             durable.messages -= 1;
             durable.shrink(&mut self.journal.store_bytes, held.record.size());
             self.journal.write(Write::Acknowledge { entry: held.entry });
+        }
+        for (held, nack) in refusals {
+            self.refuse_delivery(now, slot, held, nack);
         }
         for (entry, id, bytes) in page.damaged.into_iter().filter(|(entry, ..)| *entry < cut) {
             self.lose_damaged(slot, entry, id, bytes);

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libeevee::wire::Overflow;
+use libeevee::wire::{Nack, Overflow};
 
 use super::permit::Permit;
 use super::session::SessionKey;
@@ -48,6 +48,8 @@ pub(super) struct Held {
     pub(super) expires_ms: u64,
     /// How often it was delivered.
     pub(super) attempts: u32,
+    /// The number of the batch by which the disk knows how often it will have been delivered; 0 where that is known.
+    pub(super) ready: u64,
     /// Why its last delivery was refused, in the words of whoever did.
     pub(super) refused: String,
     pub(super) record: Arc<Record>,
@@ -128,6 +130,10 @@ pub(super) struct Durable {
     undone: BTreeMap<EntryNumber, Undone>,
     /// Ids that were acknowledged before the bus had them in memory again.
     early: BTreeSet<u64>,
+    /// Those that were refused so.
+    early_refusals: BTreeMap<u64, Nack>,
+    /// The number of the last batch that is on disk.
+    committed: u64,
     /// Entries that are done with, as the batch that says so is not committed: the store may still load them.
     gone: BTreeMap<EntryNumber, u64>,
     /// Since when deliveries can be made, in the store's time: what is older waited because of that.
@@ -139,8 +145,13 @@ pub(super) struct Durable {
 impl Durable {
     /// Whether something could be delivered now, if there is a window for it.
     pub(super) fn has_next(&self, now: Duration, in_flight_max: usize) -> bool {
-        self.returned.values().any(|(_, from)| *from <= now)
-            || self.has_place(in_flight_max) && self.head.front().is_some_and(|held| held.entry <= self.marked)
+        self.returned.values().any(|(held, from)| *from <= now && self.is_known(held))
+            || self.has_place(in_flight_max) && self.head.front().is_some_and(|held| self.is_known(held))
+    }
+
+    /// Whether the disk knows that it may have been delivered once more than it was: only then it may be.
+    fn is_known(&self, held: &Held) -> bool {
+        held.entry <= self.marked && held.ready <= self.committed
     }
 
     fn has_place(&self, in_flight_max: usize) -> bool {
@@ -165,6 +176,17 @@ impl Durable {
         Some(held)
     }
 
+    /// Whether there may be entries on disk that were delivered before the bus was started, and are not loaded yet.
+    fn may_be_loaded(&self) -> bool {
+        self.more && self.loaded < self.recovered_mark
+    }
+
+    /// The batches after this one bring what was to be in them: one came to nothing.
+    fn expect_by(&mut self, next: u64) {
+        let returned = self.returned.values_mut().map(|(held, _)| held);
+        self.head.iter_mut().chain(returned).for_each(|held| held.ready = held.ready.min(next));
+    }
+
     /// Takes a delivered message out, wherever it is in memory.
     fn take_delivered(&mut self, id: u64) -> Option<Held> {
         if let Some(flight) = self.in_flight.remove(&id) {
@@ -173,6 +195,14 @@ impl Durable {
         }
         let entry = *self.returned.iter().find(|(_, (held, _))| held.record.id == id)?.0;
         self.returned.remove(&entry).map(|(held, _)| held)
+    }
+
+    /// The same for one that was delivered in an earlier session, and was loaded again already.
+    fn take_loaded_again(&mut self, id: u64) -> Option<Held> {
+        let at = self.head.iter().position(|held| held.record.id == id && held.attempts > 0)?;
+        let held = self.head.remove(at)?;
+        self.head_bytes -= held.record.size();
+        Some(held)
     }
 
     /// Takes out what is in memory of an entry that the store has removed.

@@ -13,6 +13,8 @@ struct Durable {
     /// What the disk says to everything, while it is full.
     full: bool,
     loads: Vec<(DurableKey, u64, EntryNumber, usize, u64)>,
+    /// Frames that came with an answer.
+    read: BTreeMap<SessionKey, Vec<Frame>>,
 }
 
 fn durable(filter: &str, name: &str) -> Subscribe {
@@ -21,7 +23,7 @@ fn durable(filter: &str, name: &str) -> Subscribe {
 
 impl Durable {
     fn new() -> Self {
-        Self { bus: Bus::new(), store: Store::in_memory(), full: false, loads: Vec::new() }
+        Self { bus: Bus::new(), store: Store::in_memory(), full: false, loads: Vec::new(), read: BTreeMap::new() }
     }
 
     /// Lets the disk do all that it was asked.
@@ -57,8 +59,10 @@ impl Durable {
     fn subscribe(&mut self, session: SessionKey, number: u32, asked: Subscribe) {
         self.bus.send(session, number, Content::Subscribe(asked));
         self.settle();
-        let read = self.bus.read(session);
-        assert!(read.contains(&Content::Ok), "{read:?}");
+        let mut read = self.bus.output(session);
+        let at = read.iter().position(|frame| frame.content == Content::Ok).expect("Ok");
+        read.remove(at);
+        self.read.insert(session, read);
     }
 
     fn publish(&mut self, session: SessionKey, headers: &[(&str, &str)]) -> Content {
@@ -79,7 +83,8 @@ impl Durable {
     fn seen(&mut self, session: SessionKey) -> Vec<String> {
         let mut seen = Vec::new();
         loop {
-            let output = self.bus.output(session);
+            let mut output = self.read.remove(&session).unwrap_or_default();
+            output.extend(self.bus.output(session));
             self.settle();
             if output.is_empty() {
                 return seen;
@@ -396,4 +401,89 @@ fn the_accounts_are_at_zero_when_all_is_done() {
     }
     assert_eq!((all.bus.core.memory, all.queue()["messages"].clone()), (before, 0.into()));
     assert_eq!(all.store.reopen(1).subscriptions[0].messages, 0);
+}
+
+#[test]
+fn no_crash_makes_a_count_of_deliveries_too_low() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    let Content::Published(Published { id, .. }) = all.publish(1, CHAT) else { panic!() };
+    assert_eq!(all.seen(2), [format!("{id}.1")]);
+    for attempt in 2..6 {
+        // Right behind the delivery, before the disk does anything more.
+        all.crash();
+        all.bus.operator(2, "dice");
+        all.subscribe(2, 1, durable("type=chat.message", "all"));
+        let given = all.read.remove(&2).unwrap();
+        assert!(matches!(&given[..], [Frame { content: Content::Deliver(d), .. }] if d.attempt == attempt), "{given:?}");
+    }
+    // The same where it is refused, and comes again while the bus runs.
+    all.nack(2, 1, id, false);
+    all.bus.pass(Duration::from_secs(30));
+    let given = all.bus.output(2);
+    assert!(matches!(&given[..], [Frame { content: Content::Deliver(d), .. }] if d.attempt == 6), "{given:?}");
+    all.crash();
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    assert_eq!(all.seen(2), [format!("{id}.7")]);
+}
+
+#[test]
+fn a_redelivery_waits_for_a_disk_that_is_full() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    let Content::Published(Published { id, .. }) = all.publish(1, CHAT) else { panic!() };
+    assert_eq!(all.seen(2), [format!("{id}.1")]);
+    all.full = true;
+    all.nack(2, 1, id, false);
+    all.bus.pass(Duration::from_secs(30));
+    assert_eq!(all.seen(2), [String::new(); 0], "the disk does not know of a second delivery");
+    all.full = false;
+    all.bus.pass(Duration::from_secs(2));
+    all.settle();
+    assert_eq!(all.seen(2), [format!("{id}.2")]);
+}
+
+#[test]
+fn a_refusal_behind_the_subscribe_is_taken_too() {
+    for crashes in [false, true] {
+        let mut all = Durable::new();
+        all.bus.operator(1, "irc");
+        all.bus.operator(2, "dice");
+        all.subscribe(2, 1, durable("type=chat.message", "all"));
+        let ids: Vec<u64> = (0..3)
+            .map(|_| match all.publish(1, CHAT) {
+                Content::Published(published) => published.id,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(all.seen(2).len(), 3);
+        if crashes {
+            all.crash();
+        } else {
+            all.leave(2);
+        }
+        all.bus.operator(2, "dice");
+        all.bus.send(2, 1, Content::Subscribe(durable("type=chat.message", "all")));
+        let refuse = |id, dead| Content::Nack(Nack { id, dead, delay_ms: 5_000, reason: "no".into() });
+        all.bus.send(2, 1, refuse(ids[0], false));
+        all.bus.send(2, 1, refuse(ids[1], true));
+        all.bus.send(2, 1, refuse(77, false));
+        all.settle();
+        let mut seen = all.seen(2);
+        seen.sort();
+        let died = format!("gap {0}-{0} Some(1) r{1}", ids[1], libeevee::GapReason::DeadLetter as u8);
+        assert_eq!(seen, [format!("{}.2", ids[2]), "bad-ack".into(), died]);
+        assert_eq!((all.queue()["dead"].clone(), all.queue()["redelivery"].clone()), (1.into(), 1.into()));
+        all.bus.pass(Duration::from_secs(6));
+        assert_eq!(all.seen(2), [format!("{}.2", ids[0])]);
+        for id in [ids[0], ids[2]] {
+            all.ack(2, 1, id);
+        }
+        assert_eq!((all.queue()["messages"].clone(), all.queue()["bytes"].clone()), (0.into(), 0.into()));
+    }
 }
