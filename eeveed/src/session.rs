@@ -220,7 +220,7 @@ impl Connection {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let starved = self.input.len() > CHUNK_BYTES && !hub.with_core(|core| core.has_room());
+            let starved = self.input.len() > CHUNK_BYTES && !hub.with_core(|core| core.has_room_for(key));
             let reads = takes && !ended && !starved;
             if !takes || ended {
                 // The rest of a frame cannot come while nobody reads it. (One that finds no memory has no longer than others:

@@ -145,7 +145,8 @@ impl Core {
     fn check_unread(&self, asker: SessionKey, bytes: usize) -> Result<(), Refusal> {
         self.check_share(asker, bytes)?;
         self.check_memory(bytes)?;
-        let (wanted, max) = (self.control_backlog(asker) + bytes, self.limits.queue_bytes.max(bytes));
+        let unread = self.sessions.get(&asker).map_or(0, |session| session.control.len());
+        let (wanted, max) = (unread + bytes, self.limits.queue_bytes.max(bytes));
         if wanted <= max {
             return Ok(());
         }
