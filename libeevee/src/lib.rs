@@ -8,6 +8,7 @@
 //!
 //! - [`operator`] is the life of an operator: settings, readiness, watchdog, halt and resume, reload, stop.
 //! - [`Client`] is the connection below it, which tools use by themselves.
+//! - [`SubscribeBuilder::durable`] is for what must not be missed, [`Client::publish_confirmed`] for what must not be lost.
 //! - [`Message`], [`Document`], [`Headers`] and [`Filter`] are what the bus carries, and who gets it.
 //! - [`chat`] has the headers of chat messages, for connectors to networks.
 //! - [`wire`] is the protocol itself, for the bus.

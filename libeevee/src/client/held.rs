@@ -189,22 +189,22 @@ impl Shared {
             Settlement::Nack(nack) => nack.content(id),
         };
         let frame = Frame::new(number, content);
-        // While the bus is away, what is granted stands in the next Subscribe.
-        if is_up {
-            let due = held.settled(bytes).map(|(messages, bytes)| entry.grant(messages, bytes));
-            self.push(state, &frame)?;
-            match due {
-                Some(grant) if grant != NOTHING => self.push(state, &Frame::new(number, Content::Grant(grant))),
-                _ => Ok(()),
-            }
+        let due = held.settled(bytes);
+        let said = if is_up {
+            Some(frame)
         } else {
             held.keep(frame);
-            let due = held.settled(bytes);
-            if let Some((messages, bytes)) = due {
-                entry.grant(messages, bytes);
+            None
+        };
+        let grant = due.map(|(messages, bytes)| entry.grant(messages, bytes)).filter(|grant| *grant != NOTHING);
+        // While the bus is away, what is granted stands in the next Subscribe.
+        if let Some(frame) = said {
+            self.push(state, &frame)?;
+            if let Some(grant) = grant {
+                self.push(state, &Frame::new(number, Content::Grant(grant)))?;
             }
-            Ok(())
         }
+        Ok(())
     }
 
     /// Attaches to a durable subscription once more, on the same connection.

@@ -109,6 +109,9 @@ impl SubscribeBuilder {
     /// attempts it becomes a dead letter. At most 100 are in flight, or as many as [`window`](Self::window) says if that
     /// is less; with a window of 1 message order is strict.
     ///
+    /// What waits here to be taken counts as delivered: let the window be no larger than what its user deals with in those
+    /// 30 s, or the bus tries what was never begun again and again, and gives it up.
+    ///
     /// The subscription has the filters and bounds of whoever subscribed last.
     ///
     /// ```no_run
