@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use libeevee::client::{Client, Event, Notice, Subscription};
-use libeevee::{Exit, Filter, Gap, Message, Overflow, Timestamp};
+use libeevee::{Exit, Filter, Gap, GapReason, Message, Overflow, Timestamp};
 
 use crate::cli::Watch;
 use crate::context::Context;
@@ -57,7 +57,7 @@ pub(crate) async fn run(context: &Context, watch: &Watch) -> anyhow::Result<Exit
             Event::Message(message) if watch.json => output::safe_json(&libeevee::json::to_line(message)),
             Event::Gap(gap) if watch.json => output::safe_json(&libeevee::json::gap_line(gap)),
             Event::Message(message) => shown(message),
-            Event::Gap(gap) => lost(gap),
+            Event::Gap(gap) => lost(gap, watch.durable.is_some()),
         };
         writeln!(stdout(), "{text}").context(UNWRITTEN)?;
         let Event::Message(message) = &event else { continue };
@@ -182,9 +182,10 @@ fn delivered(message: &Message) -> String {
     if both.is_empty() { String::new() } else { format!(" ({})", both.join(", ")) }
 }
 
-fn lost(gap: &Gap) -> String {
+fn lost(gap: &Gap, durable: bool) -> String {
     let count = gap.count.map_or_else(|| "messages".to_owned(), |count| format!("{count} messages"));
-    format!("--- {count} lost here, ids {} to {}: {} ---", gap.first, gap.last, gap.reason)
+    let gone = if durable && gap.reason != GapReason::Damaged { "became dead letters" } else { "lost" };
+    format!("--- {count} {gone} here, ids {} to {}: {} ---", gap.first, gap.last, gap.reason)
 }
 
 /// The time of day here.
@@ -195,7 +196,7 @@ fn clock(time: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use libeevee::{Delivery, Document, GapReason};
+    use libeevee::{Delivery, Document};
 
     use super::*;
 
@@ -220,8 +221,9 @@ mod tests {
     #[test]
     fn a_gap_says_what_is_known() {
         let gap = Gap { first: 5, last: 9, count: Some(3), reason: GapReason::QueueFull };
-        assert_eq!(lost(&gap), "--- 3 messages lost here, ids 5 to 9: queue-full ---");
-        assert!(lost(&Gap { count: None, ..gap }).starts_with("--- messages lost"));
+        assert_eq!(lost(&gap, false), "--- 3 messages lost here, ids 5 to 9: queue-full ---");
+        assert!(lost(&gap, true).starts_with("--- 3 messages became dead letters here"));
+        assert!(lost(&Gap { count: None, ..gap }, false).starts_with("--- messages lost"));
     }
 
     #[test]

@@ -37,7 +37,9 @@ pub(crate) async fn run(context: &Context, verb: DeadVerb) -> anyhow::Result<Exi
             }
             let views = dead.views().map_err(anyhow::Error::msg)?;
             if views.is_empty() {
-                output::note("there are no dead letters");
+                let of = owner.as_ref().map(|owner| format!(" of {owner}")).unwrap_or_default();
+                let name = name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+                output::note(&format!("there are no dead letters{of}{name}"));
                 return Ok(Exit::DONE);
             }
             output::line(&show::list(&views, output::width()));
