@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use libeevee::Code;
-use libeevee::wire::{Content, Control, Frame, Subscribe};
+use libeevee::wire::{Content, Control, Frame, Subscribe, Value};
+use libeevee::{Code, Event, GapReason};
 
-use crate::bus::{Bus, document};
+use crate::bus::{Bus, document, event};
 use crate::hostile::{Bystanders, Raw, hello, publish};
 
 async fn pid(bus: &Bus) -> nix::unistd::Pid {
@@ -166,4 +166,135 @@ async fn large_frames_that_are_never_finished_share_the_memory_of_the_bus() {
     drop(all);
     drop(bus);
     writers.into_iter().for_each(|writer| writer.join().unwrap());
+}
+
+/// Without credit a publisher waits, and still has its questions answered; one that does not wait is refused alone.
+#[tokio::test]
+async fn a_publisher_without_credit_can_still_ask() {
+    let bus = Bus::with(&[("modules.d/slow.toml", "[bus]\nrate = { per-second = 1, burst = 5 }\n")]);
+    let mut bystanders = Bystanders::new(&bus).await;
+    let mut raw = Raw::hello(&bus, "slow");
+    let document = document(&[("type", "x")], "");
+    let published: Vec<u8> = (1..=5).flat_map(|number| publish(number, &document).encode()).collect();
+    raw.send(&[published, Frame::new(6, Content::Ping(Value { value: 6 })).encode(), control(7, "bus")].concat());
+    let mut told = Vec::new();
+    while told.last() != Some(&7) {
+        let frame = raw.frame().unwrap();
+        match frame.content {
+            Content::Published(_) | Content::Pong(_) | Content::Answer(_) => told.push(frame.number),
+            Content::Grant(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(told, [1, 2, 3, 4, 5, 6, 7]);
+    let over: Vec<u8> = (8..=20).flat_map(|number| publish(number, &document).encode()).collect();
+    raw.send(&over);
+    loop {
+        match raw.frame().unwrap().content {
+            Content::Error(refusal) => break assert_eq!(Code::from_number(refusal.code), Code::Credit),
+            Content::Published(_) | Content::Grant(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    bystanders.talk("it").await;
+}
+
+/// Sessions that never read share what their uid may have; publishers are refused nothing for it, and the gaps are exact.
+#[tokio::test]
+async fn who_does_not_read_fills_a_share_and_never_the_bus() {
+    let bus = Bus::configured(
+        "[limits]\nmemory-bytes = \"64 MiB\"\nmemory-per-uid = \"8 MiB\"\nqueue-bytes = \"8 MiB\"\nframe-bytes = \"1 MiB\"\n",
+    );
+    let (speaker, before) = (bus.operator("speaker").await, resident_mib(&bus).await);
+    let mut stuck = Vec::new();
+    for number in 0..20 {
+        let client = bus.operator(&format!("stuck{number}")).await;
+        let subscription = client.subscribe("type=flood").window(1, 1 << 20).await.unwrap();
+        stuck.push((client, subscription));
+    }
+    let (said, large) = (500, document(&[("type", "flood")], &"x".repeat(20_000)));
+    for number in 0..said {
+        let answer = speaker.publish_confirmed(large.clone()).await;
+        assert!(answer.is_ok(), "message {number}: {answer:?}");
+    }
+    let grown = resident_mib(&bus).await.saturating_sub(before);
+    assert!(grown < 40, "the bus grew by {grown} MiB");
+    speaker.publish_confirmed(document(&[("type", "flood"), ("last", "1")], "")).await.unwrap();
+    for (_client, subscription) in &mut stuck {
+        let (mut delivered, mut lost) = (0, 0);
+        while delivered + lost < said + 1 {
+            match event(subscription).await {
+                Event::Message(_) => delivered += 1,
+                Event::Gap(gap) => {
+                    assert_eq!(gap.reason, GapReason::Memory, "{gap:?}");
+                    lost += gap.count.unwrap();
+                }
+            }
+        }
+        assert_eq!(delivered + lost, said + 1);
+        assert!(lost > 0, "nothing was lost by this one: then the share was not the bound");
+    }
+}
+
+#[tokio::test]
+async fn filters_that_are_looked_at_for_every_message_are_few() {
+    let bus = Bus::configured("[limits]\nunindexed-filters = 3\n");
+    let (a, b) = (bus.operator("a").await, bus.operator("b").await);
+    let mut kept = Vec::new();
+    for filter in ["*", "!bot", "channel~#rust*"] {
+        kept.push(a.subscribe(filter).await.unwrap());
+    }
+    for _ in 0..50 {
+        kept.push(a.subscribe("type=chat.message,channel~#rust*").await.unwrap());
+    }
+    let error = b.subscribe("level<4").await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Quota));
+    for part in ["level<4", "at most 3", "unindexed-filters", "type=chat.message"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+/// Many publishers of durable messages keep the disk busy; what needs no disk does not wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_durable_messages_delays_no_live_ones() {
+    let bus = Bus::start();
+    let mut bystanders = Bystanders::new(&bus).await;
+    let keeper = bus.operator("keeper").await;
+    let kept = keeper.subscribe("type=flood").durable("all").window(1, 1 << 20).await.unwrap();
+    let flood = bus.operator("flood").await;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flooders: Vec<_> = (0..32)
+        .map(|_| {
+            let (flood, stop) = (flood.clone(), stop.clone());
+            tokio::spawn(async move {
+                let document = document(&[("type", "flood")], &"x".repeat(4000));
+                let mut confirmed = 0_u64;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let published = flood.publish_confirmed(document.clone()).await.unwrap();
+                    assert_eq!(published.durable, 1);
+                    confirmed += 1;
+                }
+                confirmed
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let began = Instant::now();
+        bystanders.talk("a durable flood").await;
+        times.push(began.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    flood.ping().await.unwrap();
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut confirmed = 0;
+    for flooder in flooders {
+        confirmed += flooder.await.unwrap();
+    }
+    times.sort();
+    println!("{confirmed} confirmed beside it; half of the talks took at most {:?}, all {:?}", times[100], times[199]);
+    assert!(confirmed > 200, "no flood: {confirmed}");
+    // The disk of a busy machine takes far longer than this for many of its syncs.
+    assert!(times[100] < Duration::from_millis(50), "half of all talks took longer than {:?}", times[100]);
+    drop(kept);
 }
