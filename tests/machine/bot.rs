@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use eevee_tests::Machine;
-use eevee_tests::irc::{IrcClient, IrcServer, ServerKind};
+use eevee_tests::irc::{IrcClient, IrcServer, ServerKind, privmsg};
 use serde_json::Value;
 
 pub(crate) const BOT: &str = "eevee";
@@ -76,6 +76,7 @@ pub(crate) fn start(m: &Machine) -> Result<(IrcServer<'_>, IrcClient)> {
 }
 
 /// One roll of dice that was asked for. No two are the same, so that an answer belongs to one question.
+#[derive(Debug)]
 pub(crate) struct Question {
     channel: String,
     dice: String,
@@ -107,6 +108,12 @@ impl Question {
     pub(crate) fn unanswered_since(&self, mark: usize, person: &IrcClient) -> Result<()> {
         let begin = self.begin(person);
         person.none_since(mark, "an answer of the bot", |line| line.contains(&begin))
+    }
+
+    /// How often it was answered so far.
+    pub(crate) fn answers(&self, person: &IrcClient) -> usize {
+        let begin = self.begin(person);
+        person.since(0).iter().filter(|line| privmsg(line).is_some_and(|(_, _, text)| text.starts_with(&begin))).count()
     }
 
     fn begin(&self, person: &IrcClient) -> String {

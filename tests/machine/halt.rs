@@ -9,6 +9,7 @@ use eevee_tests::{Machine, scenarios};
 use serde_json::json;
 
 use crate::bot::{self, CHANNEL, DICE, IRC, JOIN, Question, SOON};
+use crate::durable;
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     scenarios![
@@ -79,7 +80,7 @@ fn halt_survives_restarts(m: &Machine) -> Result<()> {
     }
 
     m.run_ok(&["eeveectl", "resume", "dice"])?.expect_text("resumed")?;
-    third.answered(&person).context("what had waited")?;
+    durable::answered_once(m, &person, &[&first, &second, &third]).context("what had waited")?;
     works_again(m, &person)?;
     m.run_ok(&["eeveectl", "restart", "dice"])?;
     works_again(m, &person)
@@ -112,17 +113,18 @@ fn halt_of_a_wedged_process(m: &Machine) -> Result<()> {
     signal(m, "SIGSTOP")?;
     m.run_ok(&["eeveectl", "halt", "dice", "--timeout", "1s"])?.expect_text("halted")?;
     let mark = person.mark();
-    let lost = held(m, &person, "dice")?;
+    // In the hands of the process, perhaps, and not of the next one while that is halted.
+    let first = held(m, &person, "dice")?;
     m.wait_until("another process of dice", WATCHDOG, || {
         m.property(DICE, "MainPID").is_ok_and(|now| now != pid && now != "0")
     })?;
     halted_everywhere(m)?;
-    let waiting = held(m, &person, "dice")?;
-    for question in [&lost, &waiting] {
+    let second = held(m, &person, "dice")?;
+    for question in [&first, &second] {
         question.unanswered_since(mark, &person)?;
     }
     m.run_ok(&["eeveectl", "resume", "dice"])?.expect_text("resumed")?;
-    waiting.answered(&person).context("what had waited")?;
+    durable::answered_once(m, &person, &[&first, &second]).context("what had waited")?;
     works_again(m, &person)
 }
 
@@ -134,9 +136,9 @@ fn halt_by_signal(m: &Machine) -> Result<()> {
     let (mark, waiting) = (person.mark(), held(m, &person, "dice")?);
     m.run_ok(&["eeveectl", "restart", "dice"])?.expect_text("halted")?;
     waiting.unanswered_since(mark, &person)?;
-    let waiting = held(m, &person, "dice")?;
+    let after = held(m, &person, "dice")?;
     signal(m, "SIGCONT")?;
-    waiting.answered(&person).context("what had waited")?;
+    durable::answered_once(m, &person, &[&waiting, &after]).context("what had waited")?;
     works_again(m, &person)
 }
 
@@ -159,12 +161,14 @@ fn halt_of_a_connector(m: &Machine) -> Result<()> {
     bot::never_left(&person, mark)
 }
 
-/// Asks for dice, and waits until the message that follows waits in the queue of operator `id`: then it did not get
-/// lost on the way, and an answer would have been seen by now.
+/// Asks for dice, and waits until the message that follows waits for operator `id`: then it did not get lost on the way,
+/// and an answer would have been seen by now.
 fn held(m: &Machine, person: &IrcClient, id: &str) -> Result<Question> {
-    let before = bot::status(m, id)?["queue_messages"].as_u64().context("no queue")?;
+    let name = if id == "irc" { "say" } else { "commands" };
+    let before = durable::queue(m, id, name)?["messages"].as_u64().context("no count of messages")?;
     let question = bot::ask(person, CHANNEL)?;
-    bot::wait_status(m, id, SOON, &[("queue_messages", json!(before + 1)), ("halted", json!(true))])?;
+    durable::wait_queue(m, id, &[("messages", json!(before + 1))])?;
+    bot::wait_status(m, id, SOON, &[("halted", json!(true))])?;
     Ok(question)
 }
 
@@ -186,8 +190,8 @@ fn halted_everywhere(m: &Machine) -> Result<()> {
 /// dice answers, and nobody calls it halted.
 fn works_again(m: &Machine, person: &IrcClient) -> Result<()> {
     bot::converse(person)?;
-    let wanted = [("halted", json!(false)), ("state", json!("ready")), ("queue_messages", json!(0))];
-    bot::wait_status(m, "dice", SOON, &wanted)?;
+    bot::wait_status(m, "dice", SOON, &[("halted", json!(false)), ("state", json!("ready"))])?;
+    durable::wait_queue(m, "dice", &[("messages", json!(0))])?;
     let says = m.property(DICE, "StatusText")?;
     ensure!(!says.contains("halted"), "{DICE} says {says:?}");
     Ok(())

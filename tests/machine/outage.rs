@@ -44,6 +44,8 @@ fn outage_of_a_minute(m: &Machine) -> Result<()> {
             Ok(())
         })?;
     }
+    // It is heard while nobody is there to take it.
+    let meanwhile = bot::ask(&person, bot::CHANNEL)?;
     // The time itself is what is tested; a restart is noticed within a second.
     while begun.elapsed() < AWAY {
         let now = (bot::life(m)?, process(m, DICE)?);
@@ -53,7 +55,9 @@ fn outage_of_a_minute(m: &Machine) -> Result<()> {
     bot::never_left(&person, mark)?;
 
     systemctl(m, "start", &BUS)?;
+    meanwhile.answered_within(ANSWER, &person).context("what was asked while the bus was away")?;
     bot::ask(&person, bot::CHANNEL)?.answered_within(ANSWER, &person).context("the bus is back")?;
+    ensure!(meanwhile.answers(&person) == 1, "{meanwhile:?} has {} answers", meanwhile.answers(&person));
     ensure!((bot::life(m)?, process(m, DICE)?) == (irc, dice), "another process or connection");
     bot::never_left(&person, mark)?;
     for unit in [IRC, DICE] {
