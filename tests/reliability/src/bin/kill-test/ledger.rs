@@ -61,9 +61,15 @@ struct Subscription {
 struct Seen {
     id: u64,
     deliveries: u32,
-    /// The connection on which it was acknowledged; 0 for none yet.
+    /// The connection on which it was delivered last.
+    delivered_on: u32,
+    /// The connection on which it was acknowledged after that; 0 for none.
     acknowledged_on: u32,
+    /// Whether it was acknowledged at all.
+    acknowledged: bool,
 }
+
+const UNSEEN: Seen = Seen { id: 0, deliveries: 0, delivered_on: 0, acknowledged_on: 0, acknowledged: false };
 
 /// What the whole run came to.
 #[derive(Debug, Default)]
@@ -118,7 +124,8 @@ impl Ledger {
     /// Message `number` of a publisher: its text follows from seed, publisher and number, so that a wrong one is seen.
     pub(crate) fn document(&self, publisher: usize, number: u64) -> Document {
         let mut random = fastrand::Rng::with_seed(self.seed ^ (publisher as u64) << 48 ^ number);
-        let text: String = std::iter::repeat_with(|| random.alphanumeric()).take(random_length(self.seed, number)).collect();
+        let text: String =
+            std::iter::repeat_with(|| random.alphanumeric()).take(random_length(self.seed, number)).collect();
         let headers = [("type", "kill".to_owned()), ("from", publisher.to_string()), ("n", number.to_string())];
         Document::new(headers, text).unwrap_or_else(|error| unreachable!("a document of this test: {error}"))
     }
@@ -141,7 +148,10 @@ impl Ledger {
             faults.push(format!("{name}: message {number} got id {}, not above {}", published.id, book.last_id));
         }
         if u64::from(published.durable) != matching && !repeated {
-            faults.push(format!("{name}: message {number} matched {} durable subscriptions, not {matching}", published.durable));
+            faults.push(format!(
+                "{name}: message {number} matched {} durable subscriptions, not {matching}",
+                published.durable
+            ));
         }
         book.last_id = book.last_id.max(published.id);
         match number.checked_sub(1).and_then(|at| book.confirmed.get_mut(usize::try_from(at).unwrap_or(usize::MAX))) {
@@ -179,9 +189,9 @@ impl Ledger {
         if at >= seen.len() {
             if at > seen.len() {
                 faults.push(format!("{name} came before {}: lost, or out of order", seen.len() + 1));
-                seen.resize(at, Seen { id: 0, deliveries: 0, acknowledged_on: 0 });
+                seen.resize(at, UNSEEN);
             }
-            seen.push(Seen { id: deliver.id, deliveries: 1, acknowledged_on: 0 });
+            seen.push(Seen { id: deliver.id, deliveries: 1, delivered_on: connection, ..UNSEEN });
             if deliver.id <= book.last_id {
                 faults.push(format!("{name} has id {}, after {}", deliver.id, book.last_id));
             }
@@ -197,9 +207,11 @@ impl Ledger {
             if seen.id != deliver.id {
                 faults.push(format!("{name} came as {} and as {}: it was taken twice", seen.id, deliver.id));
             }
-            if seen.acknowledged_on == connection {
+            // One that was given on an earlier connection may cross its acknowledgement.
+            if seen.acknowledged_on == connection && seen.delivered_on == connection {
                 faults.push(format!("{name} came again on the connection that acknowledged it"));
             }
+            (seen.delivered_on, seen.acknowledged_on) = (connection, 0);
         }
         let deliveries = book.seen[publisher][at].deliveries;
         if deliver.attempt < deliveries {
@@ -209,11 +221,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// This connection has told the bus that the message is done.
-    pub(crate) fn acknowledged(&mut self, subscription: usize, connection: u32, key: (usize, u64)) {
-        if let Some(seen) = self.subscriptions[subscription].seen[key.0].get_mut(key.1 as usize - 1) {
-            seen.acknowledged_on = connection;
-        }
+    /// This connection tells the bus that the message is done. True when it was told so before: then the bus may refuse it.
+    pub(crate) fn acknowledged(&mut self, subscription: usize, connection: u32, key: (usize, u64)) -> bool {
+        let at = usize::try_from(key.1).unwrap_or(usize::MAX).wrapping_sub(1);
+        let Some(seen) = self.subscriptions[subscription].seen[key.0].get_mut(at) else { return false };
+        seen.acknowledged_on = connection;
+        std::mem::replace(&mut seen.acknowledged, true)
     }
 
     /// A bus is gone.

@@ -19,6 +19,9 @@ use crate::publisher::RETRY;
 /// The number of the one subscription in each of its sessions.
 const NUMBER: u32 = 1;
 
+/// The bus's default: so many are delivered and not acknowledged at most.
+const IN_FLIGHT: usize = 100;
+
 /// What a subscriber is like.
 #[derive(Debug, Clone)]
 pub(crate) struct Habits {
@@ -58,8 +61,10 @@ pub(crate) struct Work {
     attached: bool,
     /// Since when it has wanted to be attached again.
     wanted: Option<Instant>,
-    /// What this connection acknowledged for the second time.
+    /// What this connection acknowledged together with Subscribe.
     repeated: HashSet<u64>,
+    /// How many acknowledgements of this connection were not the first of their message: the bus may refuse these.
+    doubtful: u32,
 }
 
 impl Subscriber {
@@ -80,7 +85,10 @@ impl Subscriber {
     async fn serve(&mut self, mut session: Session) -> Result<()> {
         self.attach(&mut session);
         let leaves = self.habits.away.clone().map(|(there, away)| {
-            (Instant::now() + Duration::from_millis(self.random.u64(there)), Duration::from_millis(self.random.u64(away)))
+            (
+                Instant::now() + Duration::from_millis(self.random.u64(there)),
+                Duration::from_millis(self.random.u64(away)),
+            )
         });
         loop {
             self.finish_work(&mut session);
@@ -113,12 +121,13 @@ impl Subscriber {
         let window = self.habits.window.map_or(NO_WINDOW, |messages| Grant { messages, ..NO_WINDOW });
         session.send(&Frame::new(NUMBER, Content::Subscribe(subscribe(&self.filter, Some("work"), window))));
         let work = &mut self.work;
-        (work.connection, work.consumed, work.attached) = (work.connection + 1, 0, false);
+        (work.connection, work.consumed, work.attached, work.doubtful) = (work.connection + 1, 0, false, 0);
         let told = std::mem::take(&mut work.told);
         work.repeated.clear();
         if self.habits.repeats {
             for id in told {
                 work.repeated.insert(id);
+                work.doubtful += 1;
                 session.send(&Frame::new(NUMBER, Content::Ack(Ack { id })));
             }
         }
@@ -137,12 +146,12 @@ impl Subscriber {
             } else {
                 session.send(&Frame::new(NUMBER, Content::Ack(Ack { id })));
                 work.told.push(id);
-                self.ledger.borrow_mut().acknowledged(self.number, work.connection, key);
+                work.doubtful += u32::from(self.ledger.borrow_mut().acknowledged(self.number, work.connection, key));
             }
         }
-        // What the bus heard long ago need not be kept.
-        let keep = work.told.len().saturating_sub(200);
-        work.told.drain(..keep);
+        // What was told before the last so many, the bus has heard: else it would not have delivered more.
+        let heard = work.told.len().saturating_sub(IN_FLIGHT);
+        work.told.drain(..heard);
         if let Some(window) = self.habits.window
             && work.consumed * 2 >= window
         {
@@ -160,9 +169,9 @@ impl Subscriber {
             Content::Deliver(deliver) => self.consume(&deliver)?,
             Content::Gap(gap) => self.ledger.borrow_mut().fault(format!("{} was told a gap: {gap:?}", self.id)),
             Content::Error(refusal) => {
-                // Whether the bus had heard it before, nobody could know.
-                let harmless = self.habits.repeats && Code::from_number(refusal.code) == Code::BadAck;
-                if !harmless {
+                let is_doubtful = self.work.doubtful > 0 && Code::from_number(refusal.code) == Code::BadAck;
+                self.work.doubtful = self.work.doubtful.saturating_sub(1);
+                if !is_doubtful {
                     bail!("{}: the bus refused frame {}: {}", self.id, frame.number, refusal.text);
                 }
             }

@@ -84,7 +84,8 @@ impl Load {
         drop(samples);
         sorted.sort_unstable();
         let within = |from: u64, to: u64| {
-            let (first, last) = (sorted.partition_point(|(at, _)| *at < from), sorted.partition_point(|(at, _)| *at < to));
+            let (first, last) =
+                (sorted.partition_point(|(at, _)| *at < from), sorted.partition_point(|(at, _)| *at < to));
             sorted[first..last].iter().map(|(_, took)| *took).collect::<Vec<u64>>()
         };
         [Kind::Running, Kind::Stopped].map(|kind| {
@@ -163,9 +164,8 @@ async fn listen_all(
     samples: Arc<Mutex<Vec<Sample>>>,
     lost: Arc<Mutex<u64>>,
 ) -> Result<()> {
-    let listeners = (0..OTHERS).map(|at| {
-        listen(socket.clone(), format!("other{at}"), began, ready.clone(), samples.clone(), lost.clone())
-    });
+    let listeners = (0..OTHERS)
+        .map(|at| listen(socket.clone(), format!("other{at}"), began, ready.clone(), samples.clone(), lost.clone()));
     let mut all = tokio::task::JoinSet::new();
     listeners.for_each(|listener| drop(all.spawn(listener)));
     while let Some(ended) = all.join_next().await {
