@@ -5,6 +5,7 @@
 //! everything that was open on it (`reconnect`).
 
 mod connect;
+mod credit;
 mod driver;
 mod entry;
 mod held;

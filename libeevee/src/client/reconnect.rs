@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::credit::Credit;
 use super::entry::{Item, OpenGap};
 use super::notice::Notice;
 use super::publish::document;
-use super::shared::{Credit, Open, Phase, Shared, State, away};
+use super::shared::{Open, Phase, Shared, State, away};
 use crate::error::Error;
 use crate::message::{Gap, GapReason};
 use crate::wire::{Content, Frame, Text, Welcome};

@@ -40,6 +40,7 @@
 mod arguments;
 mod beat;
 mod command;
+mod commands;
 mod event;
 mod failure;
 mod identity;
@@ -65,7 +66,8 @@ use crate::id::OperatorId;
 use crate::message::Message;
 use crate::settings::{CredentialError, Settings};
 
-pub use self::command::{COMMAND_AGE_MAX, Command, Commands, run, run_with};
+pub use self::command::Command;
+pub use self::commands::{COMMAND_AGE_MAX, Commands, run, run_with};
 pub use self::event::{Event, Reload};
 pub use self::failure::Failure;
 pub use self::run::run_loop;

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
-use super::command::{Commands, serve_commands};
+use super::commands::{Commands, serve_commands};
 use super::inner::Inner;
 use super::{Event, Operator, watch};
 use crate::client::{Client, Connect};
