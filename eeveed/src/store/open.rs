@@ -1,6 +1,7 @@
 //! Opening what an earlier run left: whole, shortened, damaged, half repaired, from another release, or not there.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
 
@@ -91,7 +92,7 @@ impl Store {
         place.remove_leftovers()?;
         let store = Self {
             connection: Some(connection),
-            marks: Some(marks),
+            marks: Some(Arc::new(Mutex::new(marks))),
             given: state.batch,
             created: true,
             identity: place.identity(),

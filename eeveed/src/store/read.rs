@@ -1,5 +1,7 @@
 //! What is asked of the store: pages of waiting messages, and dead letters.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{OptionalExtension, ToSql};
 
 use super::error::Failure;
@@ -102,6 +104,25 @@ impl Store {
             self.state = next;
         }
         Ok(())
+    }
+
+    /// Since when the oldest message of each subscription waits, in the store's time; of those in which one does.
+    ///
+    /// # Errors
+    /// As [`commit`](Store::commit).
+    pub(crate) fn oldest(&mut self) -> Result<BTreeMap<DurableKey, u64>, StorageError> {
+        let found = self.look(|connection| {
+            let oldest = connection
+                .prepare_cached(
+                    "SELECT durable, (SELECT since_ms FROM message INDEXED BY message_of \
+                     WHERE message.durable = subscription.durable ORDER BY entry LIMIT 1) AS since \
+                     FROM subscription WHERE since IS NOT NULL",
+                )?
+                .query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(oldest)
+        })?;
+        Ok(found.unwrap_or_default())
     }
 
     /// Dead letters of an owner, of one of its subscriptions, or of all: those above `after`, at most `limit` (and about

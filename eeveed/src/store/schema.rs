@@ -4,7 +4,7 @@
 //! version, a table has a column `crc` over its others (see sum.rs), and `meta.schema` says the version, too: a flipped
 //! bit in `user_version` must not look like a newer release.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ pub(super) const STEPS: &[&str] = &["
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) name: &'static str,
-    /// Goes into the digest: never given to another table.
+    /// Goes into the digest: never given to another table. 1 was that of `meta`, which is not in it.
     pub(super) number: u8,
     /// Whether its first column is its key, and a number.
     pub(super) numbered: bool,
@@ -96,7 +96,6 @@ pub(super) struct Table {
     pub(super) index: Option<&'static str>,
 }
 
-pub(super) static META: Table = Table { name: "meta", number: 1, numbered: true, changing: &[], index: None };
 pub(super) static SUBSCRIPTION: Table =
     Table { name: "subscription", number: 2, numbered: true, changing: &["delivered", "damaged"], index: None };
 pub(super) static PUBLISHER: Table =
@@ -162,8 +161,10 @@ pub(super) fn create(connection: &Connection, steps: &[&str]) -> rusqlite::Resul
     connection.pragma_update(None, "user_version", steps.len())
 }
 
-/// The names and definitions of everything in a database, in a fixed order.
-pub(super) fn definitions(connection: &Connection) -> rusqlite::Result<Vec<(String, Option<String>)>> {
+/// Names and definitions, in a fixed order.
+type Definitions = Vec<(String, Option<String>)>;
+
+fn definitions(connection: &Connection) -> rusqlite::Result<Definitions> {
     let mut select = connection.prepare("SELECT type || ' ' || name || ' ' || tbl_name, sql FROM sqlite_schema")?;
     let mut found: Vec<_> =
         select.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
@@ -171,9 +172,19 @@ pub(super) fn definitions(connection: &Connection) -> rusqlite::Result<Vec<(Stri
     Ok(found)
 }
 
-/// What [`definitions`] has to be for these steps.
-pub(super) fn definitions_of(steps: &[&str]) -> rusqlite::Result<Vec<(String, Option<String>)>> {
-    let connection = Connection::open_in_memory()?;
-    create(&connection, steps)?;
-    definitions(&connection)
+/// Whether everything in a database is defined as these steps do it.
+pub(super) fn is_made_by(connection: &Connection, steps: &[&str]) -> rusqlite::Result<bool> {
+    thread_local! {
+        static LAST: RefCell<Option<(String, Definitions)>> = const { RefCell::new(None) };
+    }
+    let found = definitions(connection)?;
+    LAST.with_borrow_mut(|last| {
+        let text = steps.concat();
+        if last.as_ref().is_none_or(|(known, _)| *known != text) {
+            let model = Connection::open_in_memory()?;
+            create(&model, steps)?;
+            *last = Some((text, definitions(&model)?));
+        }
+        Ok(last.as_ref().is_some_and(|(_, wanted)| *wanted == found))
+    })
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Error};
+use rusqlite::{Connection, Error, Row};
 
 use super::State;
 use super::error::{Meaning, meaning};
@@ -58,7 +58,7 @@ pub(super) fn verify(
     {
         return damage("its head is not ours");
     }
-    if schema::definitions(connection)? != schema::definitions_of(&steps[..version])? {
+    if !schema::is_made_by(connection, &steps[..version])? {
         return damage("its tables are not as they were made");
     }
     let Some(meta) = read_meta(connection)? else { return damage("its first row is not what was written") };
@@ -83,7 +83,7 @@ pub(super) fn verify(
 fn digest(connection: &Connection) -> Result<u64, Trouble> {
     let mut digest = 0u64;
     for table in TABLES {
-        each_row(connection, table, |key, said, is| {
+        each_row(connection, table, |_, key, said, is| {
             if i64::from(is) != said {
                 return damage(format!("a row of the table {} is not what was written", table.name));
             }
@@ -98,7 +98,7 @@ fn digest(connection: &Connection) -> Result<u64, Trouble> {
 fn each_row(
     connection: &Connection,
     table: &Table,
-    mut found: impl FnMut(i64, i64, u32) -> Result<(), Trouble>,
+    mut found: impl FnMut(&Row<'_>, i64, i64, u32) -> Result<(), Trouble>,
 ) -> Result<(), Trouble> {
     let mut sum = RowSum::new();
     let mut select = connection.prepare(&format!("SELECT * FROM {} NOT INDEXED", table.name))?;
@@ -110,7 +110,7 @@ fn each_row(
             columns.iter().position(|column| column == "crc").map_or(Ok(ValueRef::Null), |at| row.get_ref(at))?;
         let ValueRef::Integer(said) = said else { return damage(format!("a row of {} has no checksum", table.name)) };
         let key = if table.numbered { row.get(0)? } else { 0 };
-        found(key, said, is)?;
+        found(row, key, said, is)?;
     }
     Ok(())
 }
@@ -127,31 +127,30 @@ pub(super) fn migrate(connection: &Connection, steps: &[&str], version: usize, m
     }
     let mut digest = 0u64;
     for table in TABLES {
-        let mut sums = Vec::new();
-        each_row(connection, table, |key, _, is| {
+        let (mut of_number, mut of_name) = (Vec::new(), Vec::new());
+        each_row(connection, table, |row, key, _, is| {
             digest = digest.wrapping_add(element(table, key, is));
-            sums.push((key, is));
+            if table.numbered {
+                of_number.push((is, key));
+            } else {
+                of_name.push((is, row.get::<_, String>("source")?, row.get::<_, i64>("epoch")?));
+            }
             Ok(())
         })?;
-        if table.numbered {
-            let key =
-                connection.query_row("SELECT name FROM pragma_table_info(?) WHERE pk = 1", (table.name,), |row| {
-                    row.get::<_, String>(0)
-                })?;
-            let mut update = connection.prepare(&format!("UPDATE {} SET crc = ? WHERE {key} = ?", table.name))?;
-            for (key, crc) in sums {
-                update.execute((crc, key))?;
-            }
-        } else {
-            let keys = connection
-                .prepare(&format!("SELECT source, epoch FROM {} NOT INDEXED", table.name))?
-                .query_map((), |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            let mut update =
-                connection.prepare(&format!("UPDATE {} SET crc = ? WHERE source = ? AND epoch = ?", table.name))?;
-            for ((_, crc), (source, epoch)) in sums.into_iter().zip(keys) {
-                update.execute((crc, source, epoch))?;
-            }
+        let key = match table.numbered {
+            true => connection.query_row(
+                "SELECT name || ' = ?' FROM pragma_table_info(?) WHERE pk = 1",
+                (table.name,),
+                |row| row.get(0),
+            )?,
+            false => "source = ? AND epoch = ?".to_owned(),
+        };
+        let mut update = connection.prepare(&format!("UPDATE {} SET crc = ? WHERE {key}", table.name))?;
+        for row in of_number {
+            update.execute(row)?;
+        }
+        for row in of_name {
+            update.execute(row)?;
         }
     }
     let meta = Meta { digest, schema: steps.len() as u64, ..meta };

@@ -15,27 +15,28 @@
 //! When `from_store` ends though nobody closed the worker, its thread is gone: to be treated as [`StorageError::Failed`].
 //! After an answer that is `Failed` every further one is, too; nothing more reaches the disk.
 //!
-//! The mark follows a commit: at once when no other job comes for a millisecond, at the latest after ten.
+//! The mark follows a commit at once, and under load every 10 ms (see marker.rs).
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use super::Store;
+use super::marker::Marker;
 use crate::core::storage::{Batch, Committed, DurableKey, EntryNumber, Page, StorageError};
 
 /// Jobs that may wait. A commit and a page for each subscription are far fewer; the rest are people's questions.
 const JOBS_MAX: usize = 4096;
 
-const MARK_IDLE: Duration = Duration::from_millis(1);
-const MARK_LATEST: Duration = Duration::from_millis(10);
+/// When nobody wants anything for so long, things are tidied up.
+const IDLE: Duration = Duration::from_millis(50);
 
 /// What the store says to a job of the hub.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Committed { number: u64, result: Result<Committed, StorageError> },
+    Committed { result: Result<Committed, StorageError> },
     Loaded { durable: DurableKey, generation: u64, result: Result<Page, StorageError> },
 }
 
@@ -113,7 +114,7 @@ impl Worker {
             Err(TrySendError::Disconnected(job)) => (job, gone()),
         };
         let _ = match job {
-            Job::Commit(batch) => self.answers.send(Answer::Committed { number: batch.number, result: Err(error) }),
+            Job::Commit(_) => self.answers.send(Answer::Committed { result: Err(error) }),
             Job::Load { durable, generation, .. } => {
                 self.answers.send(Answer::Loaded { durable, generation, result: Err(error) })
             }
@@ -128,21 +129,20 @@ fn gone() -> StorageError {
 }
 
 fn run(mut store: Store, jobs: &Receiver<Job>, answers: &UnboundedSender<Answer>) {
-    // When the first batch was committed that no mark tells of.
-    let mut unmarked: Option<Instant> = None;
+    let mut marker = None;
+    // What was committed since the last look whether there is something to tidy up.
+    let mut untidy = false;
     loop {
-        let job = match unmarked {
-            None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(since) => jobs.recv_timeout(MARK_IDLE.min(MARK_LATEST.saturating_sub(since.elapsed()))),
-        };
+        let job =
+            if untidy { jobs.recv_timeout(IDLE) } else { jobs.recv().map_err(|_| RecvTimeoutError::Disconnected) };
         match job {
             Ok(Job::Commit(batch)) => {
-                let number = batch.number;
                 let result = store.commit(&batch);
+                untidy |= result.is_ok();
                 if result.is_ok() {
-                    unmarked.get_or_insert_with(Instant::now);
+                    report(mark(&mut store, &mut marker));
                 }
-                let _ = answers.send(Answer::Committed { number, result });
+                let _ = answers.send(Answer::Committed { result });
                 // After the answer: who waits for it does not wait for this.
                 report(store.checkpoint(false));
             }
@@ -152,23 +152,31 @@ fn run(mut store: Store, jobs: &Receiver<Job>, answers: &UnboundedSender<Answer>
             }
             Ok(Job::Query(ask)) => ask(&mut store),
             Ok(Job::Close(sender)) => {
+                drop(marker);
                 let _ = sender.send(store.close());
                 return;
             }
             Err(RecvTimeoutError::Timeout) => {
-                report(store.flush_mark(true));
-                unmarked = None;
+                untidy = false;
                 report(store.checkpoint(true));
             }
             Err(RecvTimeoutError::Disconnected) => {
+                drop(marker);
                 report(store.close().map(|_| ()));
                 return;
             }
         }
-        if unmarked.is_some_and(|since| since.elapsed() >= MARK_LATEST) {
-            report(store.flush_mark(false));
-            unmarked = None;
-        }
+    }
+}
+
+/// Has the mark follow; the thread that writes it begins with the first batch.
+fn mark(store: &mut Store, marker: &mut Option<Marker>) -> Result<(), StorageError> {
+    if marker.is_none() {
+        *marker = store.start_marker()?;
+    }
+    match marker {
+        Some(marker) => store.mark_with(marker),
+        None => Ok(()),
     }
 }
 

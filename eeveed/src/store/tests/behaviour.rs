@@ -8,7 +8,7 @@ use crate::core::storage::*;
 
 #[test]
 fn it_does_what_the_model_does() {
-    for seed in 0..30 {
+    for seed in 0..10 {
         let mut store = Store::in_memory();
         let mut generator = Generator::new(seed);
         for _ in 0..10 {

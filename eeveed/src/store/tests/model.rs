@@ -20,9 +20,9 @@ pub(super) fn record(id: u64, bytes: usize) -> Arc<Record> {
         id,
         source: format!("irc{}", id % 3).into(),
         timestamp: 1_700_000_000_000_000_000 + id,
-        cause: (id % 4 == 0).then_some(id / 2),
+        cause: id.is_multiple_of(4).then_some(id / 2),
         hops: (id % 5) as u8,
-        reply_address: (id % 7 == 0).then_some(id << 40),
+        reply_address: id.is_multiple_of(7).then_some(id << 40),
         document: EncodedDocument::from(&document),
     })
 }
@@ -202,7 +202,7 @@ impl Content {
 }
 
 /// Makes batches, and remembers what they were.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Generator {
     random: fastrand::Rng,
     pub(super) content: Content,
@@ -215,6 +215,8 @@ pub(super) struct Generator {
     next_durable: DurableKey,
     pub(super) time_ms: u64,
     pub(super) bytes_max: usize,
+    /// In how many of 100 cases something is left waiting that would have been removed.
+    pub(super) keeps: u8,
 }
 
 impl Generator {
@@ -230,18 +232,12 @@ impl Generator {
             next_durable: 1,
             time_ms: 1000,
             bytes_max: 300,
+            keeps: 0,
         }
     }
 
     pub(super) fn wall(&self) -> u64 {
         1_800_000_000_000_000_000 + self.time_ms * 1_000_000
-    }
-
-    pub(super) fn go_on_from(&mut self, recovered: &Recovered) {
-        self.batch = recovered.batch;
-        self.next_entry = recovered.next_entry;
-        self.next_durable = recovered.next_durable;
-        self.time_ms = recovered.time_ms;
     }
 
     /// The next batch and what it has to do.
@@ -254,6 +250,10 @@ impl Generator {
         for _ in 0..self.random.usize(1..=12) {
             // One by one, so that the next can refer to what this one did.
             let Some(write) = self.write() else { continue };
+            let removes = matches!(write, Write::Acknowledge { .. } | Write::Expire { .. } | Write::Forget { .. });
+            if removes && self.random.u8(..100) < self.keeps {
+                continue;
+            }
             let part = Batch { writes: vec![write.clone()], ..batch.clone() };
             let did = self.content.apply(&part);
             committed.died.extend(did.died);
