@@ -82,10 +82,11 @@ impl Hub {
                 (store, crate::core::storage::Recovered::default())
             }
         };
-        self.recover(recovered);
         let (answers, from_store) = mpsc::unbounded_channel();
         let worker = Worker::start(store, answers).context("no thread for the store")?;
         self.disk.worker.replace(Some(worker));
+        // Now that there is somebody to load what sessions wait for since before a restart.
+        self.recover(recovered);
         tokio::task::spawn_local(listen(self.clone(), from_store));
         Ok(())
     }

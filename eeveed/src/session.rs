@@ -237,6 +237,10 @@ impl Connection {
                     }
                 }
                 ready = self.stream.readable(), if reads => {
+                    // It may have begun to wait before.
+                    if hub.handover.is_draining() {
+                        continue;
+                    }
                     match if ready.is_ok() { self.read() } else { Read::Failed } {
                         Read::Chunk => self.take_frames(hub, key),
                         // Everything that came was handled; what is answered is still written (a half close).

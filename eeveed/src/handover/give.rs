@@ -27,7 +27,6 @@ pub(crate) async fn give(hub: &Rc<Hub>) -> bool {
     switch.enter(Phase::Draining);
     hub.wake_all();
     switch.until_none(&switch.judging, PATIENCE).await;
-    hub.quiesce().await;
     switch.enter(Phase::Collecting);
     hub.wake_all();
     switch.until_none(&switch.tasks, PATIENCE).await;
@@ -43,6 +42,9 @@ pub(crate) async fn give(hub: &Rc<Hub>) -> bool {
             hub.step(Event::Leave { session });
         }
     }
+    // Last, when nobody asks for anything any more: what comes of it stands in the core, and is saved with it. Between this
+    // and the save nothing else has its turn.
+    hub.quiesce().await;
     // A session that ended while its task gave it back.
     kept.retain(|kept| kept.session.is_none_or(|key| hub.with_core(|core| core.is_lasting(key))));
     say_bye(beyond);

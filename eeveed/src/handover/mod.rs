@@ -1,9 +1,9 @@
 //! The restart of the bus that no session notices: this run gives its connections and its state to systemd's descriptor
 //! store, the next one takes them back.
 //!
-//! Out: new connections stay in the listening socket; who proves who it is may finish; the store commits what sessions wait
-//! for. Then every session's task stops between two chunks and gives back its connection, what it read and has not handled,
-//! and what it has not written. The core is saved, and all goes to systemd: the connections under the name `c`, matched by
+//! Out: new connections stay in the listening socket; who proves who it is may finish. Then every session's task stops
+//! between two chunks and gives back its connection, what it read and has not handled, and what it has not written. The store
+//! commits what sessions wait for. The core is saved, and all goes to systemd: the connections under the name `c`, matched by
 //! inode later, and before them the state, in a sealed memory file under the name `s`. A run that dies half way leaves
 //! connections behind without which their sessions are over, and nothing worse.
 //!
@@ -38,7 +38,7 @@ pub(crate) const STATE: &str = "s";
 enum Phase {
     #[default]
     Serving,
-    /// Nothing more is read from sessions; what was read is answered.
+    /// Nothing more is read from sessions.
     Draining,
     /// Every task gives back what it has.
     Collecting,

@@ -85,16 +85,19 @@ impl Lane {
     }
 
     /// Waits until the publisher is done and all that it published was received.
-    pub(crate) async fn drain(&mut self, patience: Duration) {
+    pub(crate) async fn drain(&mut self, until: Instant) {
         let all = async {
             let _ = (&mut self.publishing).await;
             while self.received.get() < self.published.get() && !self.receiving.is_finished() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let _ = tokio::time::timeout(patience, all).await;
+        let _ = tokio::time::timeout_at(until.into(), all).await;
         // What comes twice comes soon after.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    pub(crate) fn stop(&self) {
         self.publishing.abort();
         self.receiving.abort();
     }

@@ -81,19 +81,23 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let begun = Instant::now();
     let restarts = restart::many(arguments.restarts, &tally).await;
     tally.stopping.set(true);
-    let drained = async {
-        for lane in &mut lanes {
-            lane.drain(PATIENCE).await;
-        }
-    };
-    drained.await;
+    let until = Instant::now() + PATIENCE;
+    for lane in &mut lanes {
+        lane.drain(until).await;
+    }
+    for lane in &lanes {
+        lane.stop();
+    }
     for lane in lanes.iter().filter(|lane| lane.received() < lane.published()) {
         tally.error(lane.describe());
     }
     if lanes.iter().any(|lane| lane.received() < lane.published()) {
-        let watcher = connect(arguments).await?;
-        let queues = watcher.control("queues", "", "{}").await;
-        println!("the queues of the bus: {queues:?}");
+        let asked = async { connect(arguments).await?.control("queues", "", "{}").await.context("queues") };
+        match tokio::time::timeout(Duration::from_secs(5), asked).await {
+            Ok(Ok(queues)) => println!("what waits in the bus: {}", queues.unwrap_or_default()),
+            Ok(Err(error)) => println!("what waits in the bus is not known: {error:#}"),
+            Err(_) => println!("what waits in the bus is not known: no answer within 5 s"),
+        }
     }
     let restarts = restarts?;
 
