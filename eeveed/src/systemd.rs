@@ -2,8 +2,8 @@
 //! environment of children. Nothing that systemd hands over is believed unchecked: a person may start eeveed with any
 //! environment.
 
-use std::ops::Range;
 use std::io::{self, ErrorKind, Read};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::OnceLock;
