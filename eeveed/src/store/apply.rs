@@ -3,6 +3,7 @@
 //! A message whose row is not what was written never becomes a dead letter or a waiting one again: it is deleted, and
 //! counted as a dead letter that was removed at once, because the core counts every death as one dead letter more.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -195,9 +196,9 @@ impl Work<'_> {
     fn delete(&mut self, table: &Table, entry: EntryNumber) -> Result<Option<(DurableKey, u64)>> {
         let sql = if table.number == DEAD.number {
             // The size is needed for the bounds of dead letters only.
-            format!("DELETE FROM dead WHERE entry = ? RETURNING crc, durable, {SIZE}")
+            Cow::from(format!("DELETE FROM dead WHERE entry = ? RETURNING crc, durable, {SIZE}"))
         } else {
-            "DELETE FROM message WHERE entry = ? RETURNING crc, durable, 0".to_owned()
+            "DELETE FROM message WHERE entry = ? RETURNING crc, durable, 0".into()
         };
         let gone = self
             .connection

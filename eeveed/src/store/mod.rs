@@ -25,13 +25,12 @@ pub(crate) mod worker;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
 
 use self::error::{Failure, Meaning, failed, meaning};
 use self::mark::{Mark, Marks};
-use self::marker::Marker;
 use self::place::Place;
 use crate::core::storage::{Batch, Committed, DurableKey, EntryNumber, StorageError};
 
@@ -182,49 +181,6 @@ impl Store {
         let committed = done.map_err(|failure| self.judge(failure))?;
         self.state = next;
         Ok(committed)
-    }
-
-    /// Says in the mark which batch was committed last. `idle`: in both files, else in the older.
-    ///
-    /// # Errors
-    /// `Failed` when it cannot be synced, or the database's file was removed: then what is confirmed from now on would
-    /// be lost. A mark that finds no room is only behind, which is no error.
-    pub(crate) fn flush_mark(&mut self, idle: bool) -> Result<(), StorageError> {
-        self.usable()?;
-        self.check_in_place()?;
-        let (Home::Disk(place), Some(marks)) = (&self.home, &self.marks) else { return Ok(()) };
-        write_mark(place, marks, self.state.mark(), idle).map_err(|text| self.fail(text))
-    }
-
-    /// A thread that writes the mark from now on; none in memory.
-    fn start_marker(&mut self) -> Result<Option<Marker>, StorageError> {
-        let (Home::Disk(place), Some(marks)) = (&self.home, &self.marks) else { return Ok(None) };
-        match Marker::start(place.clone(), marks.clone()) {
-            Ok(marker) => Ok(Some(marker)),
-            Err(error) => Err(self.fail(format!("a thread cannot be started: {error}"))),
-        }
-    }
-
-    /// Has the thread write what was committed last; says if it cannot any more.
-    fn mark_with(&mut self, marker: &Marker) -> Result<(), StorageError> {
-        self.usable()?;
-        self.check_in_place()?;
-        if let Some(failure) = marker.failure() {
-            return Err(self.fail(failure));
-        }
-        marker.want(self.state.mark());
-        Ok(())
-    }
-
-    /// Makes sure that what is committed goes into the file that the next start will open.
-    fn check_in_place(&mut self) -> Result<(), StorageError> {
-        match &self.home {
-            Home::Disk(place) if self.identity.is_some() && place.identity() != self.identity => {
-                let text = format!("{} was moved, removed or replaced while in use", place.database().display());
-                Err(self.fail(text))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Carries the write-ahead log over into the database if it has grown. `idle`: when nobody waits.
@@ -383,17 +339,6 @@ fn limit_pages(connection: &Connection, options: Options) -> rusqlite::Result<()
         None if cfg!(test) => connection.pragma_update(None, "max_page_count", u32::MAX - 1),
         None => Ok(()),
     }
-}
-
-/// Puts the mark into both files, or into the older. To find no room is no failure: then it is behind.
-fn write_mark(place: &Place, marks: &SharedMarks, mark: Mark, both: bool) -> Result<(), String> {
-    let mut marks = marks.lock().unwrap_or_else(PoisonError::into_inner);
-    let Err(error) = (if both { marks.write_both(mark) } else { marks.write_one(mark) }) else { return Ok(()) };
-    if let Err((_, true)) = place.probe() {
-        tracing::warn!("the mark of the store stays behind: {error}");
-        return Ok(());
-    }
-    Err(format!("the mark of the store cannot be written: {error}"))
 }
 
 /// All or nothing. After an error nothing of it is left in the connection either.

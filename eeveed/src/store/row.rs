@@ -102,9 +102,10 @@ pub(super) fn insert_message(
 ) -> rusqlite::Result<()> {
     let crc = message_crc(entry, durable, since_ms, expires_ms, attempts, record);
     connection
-        .prepare_cached(&format!(
-            "INSERT INTO message({MESSAGE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        ))?
+        .prepare_cached(
+            "INSERT INTO message(entry, crc, durable, id, source, timestamp, cause, hops, reply_address, since_ms, \
+             expires_ms, attempts, document) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
         .execute((
             signed(entry),
             crc,

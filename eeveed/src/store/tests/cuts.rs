@@ -171,7 +171,8 @@ fn files_cut_anywhere() {
     let all = std::env::var("EEVEE_CUTS").is_ok_and(|value| value == "all");
     let sample = Sample::new(1, 512, 100, 6);
     for (name, content) in &sample.files {
-        let every = if all { 1 } else { (content.len() / 12).max(1) };
+        // The shared memory is made anew at every opening: a sample is enough.
+        let every = if all && !name.ends_with("-shm") { 1 } else { (content.len() / 12).max(1) };
         // In portions: every cut is a copy.
         let mut reported = (0, 0);
         let cuts: Vec<usize> = (0..content.len()).step_by(every).collect();
