@@ -53,7 +53,7 @@ pub(crate) struct Taken {
     high: u64,
     /// The message id of the highest; 0 when it is not known.
     last_id: u64,
-    /// Below `high`, not taken; ascending, inclusive.
+    /// Below `high`, not taken; ascending, inclusive. The first is what lies below the first one that was taken.
     holes: Vec<(u64, u64)>,
     /// Above `high`, refused.
     refused: Option<(u64, u64)>,
@@ -70,11 +70,28 @@ pub(crate) enum Known {
 }
 
 impl Taken {
+    /// Nothing was taken yet; no message has id 0.
+    const fn is_new(&self) -> bool {
+        self.last_id == 0 && self.high == 0
+    }
+
     fn contains(&self, sequence: u64) -> bool {
-        sequence <= self.high && !self.holes.iter().any(|(first, last)| (*first..=*last).contains(&sequence))
+        !self.is_new()
+            && sequence <= self.high
+            && !self.holes.iter().any(|(first, last)| (*first..=*last).contains(&sequence))
     }
 
     fn take(&mut self, sequence: u64, id: u64) {
+        if self.is_new() {
+            // What was refused before the first one was taken may come again, and nobody remembers it.
+            if let Some(before) = sequence.checked_sub(1) {
+                self.holes.push((0, before));
+            }
+            self.refused =
+                self.refused.filter(|(_, last)| *last > sequence).map(|(first, last)| (first.max(sequence + 1), last));
+            (self.high, self.last_id) = (sequence, id);
+            return;
+        }
         if sequence > self.high {
             match self.refused.take() {
                 Some((first, last)) if first < sequence => {
@@ -101,7 +118,7 @@ impl Taken {
     }
 
     fn refuse(&mut self, sequence: u64) {
-        if sequence > self.high {
+        if sequence > self.high || self.is_new() {
             let (first, last) = self.refused.unwrap_or((sequence, sequence));
             self.refused = Some((first.min(sequence), last.max(sequence)));
         }
@@ -255,7 +272,8 @@ impl Repeats {
         if !crowded && self.rows.len() < ROWS_MAX {
             return None;
         }
-        let candidates = self.rows.iter().filter(|((owner, _), row)| row.open.is_empty() && (!crowded || owner == source));
+        let candidates =
+            self.rows.iter().filter(|((owner, _), row)| row.open.is_empty() && (!crowded || owner == source));
         let oldest = candidates.min_by_key(|(_, row)| row.used).map(|(key, _)| key.clone())?;
         self.rows.remove(&oldest);
         if let Some(count) = self.of_source.get_mut(&oldest.0) {
@@ -312,6 +330,19 @@ mod tests {
     }
 
     #[test]
+    fn the_first_of_an_epoch_may_be_refused_and_come_again() {
+        let mut repeats = Repeats::default();
+        for first in [0, 1, 7] {
+            let epoch = first + 1;
+            repeats.refuse(&source(), epoch, first);
+            repeats.begin(&source(), epoch, first + 10, 100, false);
+            assert_eq!(repeats.look(&source(), epoch, first), Known::New, "{first}");
+            repeats.begin(&source(), epoch, first, 101, false);
+            assert_eq!(repeats.look(&source(), epoch, first), Known::Taken(None), "{first}");
+        }
+    }
+
+    #[test]
     fn what_waits_for_the_disk_is_open_until_its_end() {
         let mut repeats = Repeats::default();
         repeats.begin(&source(), 7, 1, 100, true);
@@ -319,11 +350,12 @@ mod tests {
         assert_eq!(repeats.look(&source(), 7, 1), Known::Open);
         assert_eq!(repeats.look(&source(), 7, 2), Known::Taken(Some(101)));
         let rows = repeats.take_dirty();
-        assert_eq!(rows[0].state, "2 101");
+        assert_eq!(rows[0].state, "2 101 0-0");
         repeats.end(&source(), 7, 1, false);
         assert_eq!(repeats.look(&source(), 7, 1), Known::New);
-        assert_eq!(repeats.take_dirty()[0].state, "2 101 1-1");
-        let again = Repeats::recover(&[PublisherRow { source: "log".into(), epoch: 7, state: "2 101 1-1".into(), used: 3 }]);
+        assert_eq!(repeats.take_dirty()[0].state, "2 101 0-1");
+        let again =
+            Repeats::recover(&[PublisherRow { source: "log".into(), epoch: 7, state: "2 101 0-1".into(), used: 3 }]);
         assert_eq!(again.look(&source(), 7, 1), Known::New);
         assert_eq!(again.look(&source(), 7, 2), Known::Taken(Some(101)));
     }
