@@ -128,6 +128,20 @@ impl Client {
         self.shared.send(frame(message, 0), None).await
     }
 
+    /// As [`Client::publish`], and waits no longer than `within` for credit and for a bus that is away. Where it fails,
+    /// nothing was published.
+    ///
+    /// # Errors
+    /// As [`Client::publish`]; `Refused(rate)` when the bus granted no credit in time, because this operator publishes
+    /// faster than `rate` in its module file allows, or than the bus can take; [`ErrorKind::Disconnected`] when the bus was
+    /// away for all that time.
+    pub async fn publish_within(&self, message: impl Into<Outgoing>, within: Duration) -> Result<(), Error> {
+        match tokio::time::timeout(within, self.publish(message)).await {
+            Ok(published) => published,
+            Err(_) => Err(self.shared.not_within(within)),
+        }
+    }
+
     /// Publishes a document and waits until the bus has it safely: for durable subscriptions, on disk. The answer says
     /// how many subscriptions matched; "none" is the commonest first mistake.
     ///

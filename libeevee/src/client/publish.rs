@@ -4,13 +4,14 @@
 //! done. So a future that is dropped while it waits has taken nothing, and one that is dropped later changes nothing.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::shared::{Open, Phase, Shared, State, Waiter, too_large};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::message::{Document, Message};
-use crate::wire::{Content, EncodedDocument, Frame};
+use crate::wire::{Code, Content, EncodedDocument, Frame};
 
 /// A document with what its publisher can say beside it.
 ///
@@ -91,6 +92,20 @@ impl Shared {
             }
             credit.await;
         }
+    }
+
+    /// Why a publish came to nothing within its time.
+    pub(super) fn not_within(&self, within: Duration) -> Error {
+        let state = self.lock();
+        if let Err(error) = state.connected() {
+            return error;
+        }
+        let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let text = format!(
+            "not published within {millis} ms: the bus grants no more credit, because of `rate` in [bus] of the module file, \
+             or because it takes no more from anybody"
+        );
+        Error::new(ErrorKind::Refused(Code::Rate), text).limited(millis, millis)
     }
 
     fn try_send(

@@ -58,6 +58,7 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::inner::Inner;
 use crate::client::{Client, FilterTexts, Nack, Outgoing, Published};
@@ -128,6 +129,14 @@ impl<S: Settings> Operator<S> {
     /// As [`Client::publish`].
     pub async fn publish(&self, message: impl Into<Outgoing>) -> Result<(), Error> {
         self.inner.wait_for_bus(self.inner.client.publish(message)).await
+    }
+
+    /// Publishes, and waits no longer than `within`; see [`Client::publish_within`].
+    ///
+    /// # Errors
+    /// As [`Client::publish_within`].
+    pub async fn publish_within(&self, message: impl Into<Outgoing>, within: Duration) -> Result<(), Error> {
+        self.inner.wait_for_bus(self.inner.client.publish_within(message, within)).await
     }
 
     /// Publishes and waits until the bus has it safely; see [`Client::publish_confirmed`]. What must not be lost when the bus

@@ -92,6 +92,21 @@ async fn without_credit_publishing_waits_and_control_does_not() {
 }
 
 #[tokio::test]
+async fn a_publish_with_a_deadline_gets_a_typed_error_and_publishes_nothing() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(crate::wire::Welcome { credit_messages: 1, ..welcome() }).await;
+    let within = Duration::from_millis(50);
+    client.publish_within(document("1"), within).await.unwrap();
+    let error = client.publish_within(document("never"), within).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused(Code::Rate));
+    assert!(error.to_string().contains("within 50 ms"), "{error}");
+    peer.send(0, Content::Grant(Grant { messages: 1, bytes: 100 })).await;
+    client.publish_within(document("2"), Duration::from_secs(20)).await.unwrap();
+    assert_eq!(peer.publish().await.1, "1");
+    assert_eq!(peer.publish().await.1, "2");
+}
+
+#[tokio::test]
 async fn bytes_are_credit_too_and_one_document_may_overdraw_them() {
     let bus = Bus::new();
     let (client, mut peer) = bus.connected(crate::wire::Welcome { credit_bytes: 10, ..welcome() }).await;
