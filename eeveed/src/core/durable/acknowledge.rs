@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use libeevee::wire::{Ack, Code, Nack, Refusal};
 
-use super::{Held, NOBODY, back_off};
+use super::{Gone, Held, NOBODY, back_off};
 use crate::core::index::Slot;
 use crate::core::session::{SessionKey, refusal, shortened};
 use crate::core::storage::Write;
@@ -54,7 +54,7 @@ impl Core {
         };
         durable.early_refusals.remove(&id);
         durable.undone.remove(&entry);
-        durable.gone.insert(entry, batch);
+        durable.gone.insert(entry, Gone { batch, dead: false });
         durable.messages -= 1;
         durable.shrink(&mut self.journal.store_bytes, size);
         self.journal.write(Write::Acknowledge { entry });
@@ -94,7 +94,8 @@ impl Core {
             self.kill(slot, held, text);
             return;
         }
-        let delay = if delay_ms == 0 { back_off(held.attempts) } else { Duration::from_millis(delay_ms).min(DELAY_MAX) };
+        let delay =
+            if delay_ms == 0 { back_off(held.attempts) } else { Duration::from_millis(delay_ms).min(DELAY_MAX) };
         held.refused.clone_from(&reason);
         let why = if reason.is_empty() { "its subscriber refused it" } else { &reason };
         self.give_back_delivery(now, slot, held, delay, why);
@@ -123,7 +124,8 @@ impl Core {
     }
 
     fn refuse_ack(&mut self, key: SessionKey, number: u32, id: u64, why: &str) {
-        let told: Refusal = refusal(Code::BadAck, format!("message {id} in subscription {number} was acknowledged: {why}"));
+        let told: Refusal =
+            refusal(Code::BadAck, format!("message {id} in subscription {number} was acknowledged: {why}"));
         self.refuse(key, number, told);
     }
 }

@@ -9,7 +9,7 @@ use libeevee::filter::Filter;
 use libeevee::wire::{Code, GapNotice, Overflow, Refusal, Subscribe};
 use serde::{Deserialize, Serialize};
 
-use super::{Durable, DurableBounds, NOBODY, Undone, death};
+use super::{Durable, DurableBounds, Gone, NOBODY, Undone, death};
 use crate::core::index::Slot;
 use crate::core::permit::{Permit, is_volatile};
 use crate::core::queue::one;
@@ -124,7 +124,10 @@ impl Core {
                 self.check_share(key, bytes)?;
                 self.check_memory(bytes)?;
                 let durable_key = self.journal.take_key();
-                self.insert_durable(new_durable(durable_key, owner, name, spec.clone(), may_receive.clone()), Vec::new())
+                self.insert_durable(
+                    new_durable(durable_key, owner, name, spec.clone(), may_receive.clone()),
+                    Vec::new(),
+                )
             }
         };
         self.take_over(now, slot, (key, number), filters, spec, asked);
@@ -133,7 +136,10 @@ impl Core {
 
     fn check_free(&self, slot: Slot, name: &str) -> Result<(), Refusal> {
         if self.subscriptions[slot as usize].durable.as_deref().is_some_and(|durable| durable.forgetting) {
-            return Err(refusal(Code::AlreadyConnected, format!("durable subscription {name} is being forgotten; try again")));
+            return Err(refusal(
+                Code::AlreadyConnected,
+                format!("durable subscription {name} is being forgotten; try again"),
+            ));
         }
         let holder = self.subscriptions[slot as usize].session;
         match self.sessions.get(&holder) {
@@ -203,8 +209,7 @@ impl Core {
             name: durable.name.clone(),
             spec: serde_json::to_string(&durable.spec).unwrap_or_default(),
         };
-        subscription.volatile =
-            durable.may_receive.is_volatile() || subscription.filters.iter().any(is_volatile);
+        subscription.volatile = durable.may_receive.is_volatile() || subscription.filters.iter().any(is_volatile);
         self.file(slot);
         if let Some(session) = self.sessions.get_mut(&key) {
             session.subscriptions.push((number, slot));
@@ -412,7 +417,7 @@ impl Core {
     /// A message was added, which is counted already: what is beyond the bounds becomes dead letters.
     pub(super) fn make_room(&mut self, slot: Slot, new: EntryNumber, record: &Record) {
         loop {
-            let store_over = self.journal.store_bytes.saturating_sub(self.limits.store_bytes);
+            let store_over = self.journal.store_beyond(self.limits.store_bytes);
             let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
             let bounds = durable.bounds;
             let (messages, bytes) = (durable.messages - durable.dying.0, durable.bytes.saturating_sub(durable.dying.1));
@@ -438,29 +443,28 @@ impl Core {
             if bounds.overflow != Overflow::DropNewest && messages > held + 1 {
                 self.journal.die_oldest(durable, over.0.max(1), over.1);
             } else {
-                self.bury(slot, new, record, death(GapReason::QueueFull, text, 0));
+                // Told when it is on disk: its publisher may still be refused.
+                self.bury_silently(slot, new, record, death(GapReason::QueueFull, text, 0));
             }
             return;
         }
     }
 
     /// Makes a dead letter of a message that is counted as waiting, and tells it.
-    pub(super) fn bury(
-        &mut self,
-        slot: Slot,
-        entry: EntryNumber,
-        record: &Record,
-        death: Death,
-    ) {
+    pub(super) fn bury(&mut self, slot: Slot, entry: EntryNumber, record: &Record, death: Death) {
+        let reason = death.reason;
+        self.bury_silently(slot, entry, record, death);
+        self.tell_gap(slot, record.id, reason);
+    }
+
+    fn bury_silently(&mut self, slot: Slot, entry: EntryNumber, record: &Record, death: Death) {
         let number = self.journal.next_number();
         let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
         durable.messages -= 1;
         durable.shrink(&mut self.journal.store_bytes, record.size());
         durable.dead += 1;
-        durable.gone.insert(entry, number);
-        let reason = death.reason;
+        durable.gone.insert(entry, Gone { batch: number, dead: true });
         self.journal.write(Write::Die { entry, death });
-        self.tell_gap(slot, record.id, reason);
     }
 
     /// One message is told as lost, in front of what waits.
@@ -534,7 +538,6 @@ impl Core {
         durable.alarm = Some(at);
         self.alarms.insert((at, slot));
     }
-
 }
 
 fn new_durable(key: u32, owner: Rc<str>, name: &str, spec: Spec, may_receive: Rc<Permit>) -> Durable {

@@ -6,12 +6,12 @@ use libeevee::GapReason;
 use libeevee::wire::{Content, Deliver, Frame};
 
 use super::journal::Journal;
-use super::{Durable, Flight, Held, NOBODY, death};
+use super::{Durable, Flight, Gone, Held, NOBODY, death};
+use crate::config::Limits;
 use crate::core::index::{Slot, View};
 use crate::core::queue::one;
 use crate::core::session::SessionKey;
 use crate::core::storage::{Death, Record, Write};
-use crate::config::Limits;
 use crate::core::{Core, Now};
 
 /// How often messages that wait on disk are looked through for those that have waited too long.
@@ -84,7 +84,7 @@ impl Durable {
         let size = held.record.size();
         self.messages -= 1;
         self.shrink(&mut journal.store_bytes, size);
-        self.gone.insert(held.entry, journal.next_number());
+        self.gone.insert(held.entry, Gone { batch: journal.next_number(), dead: death.is_some() });
         *freed += size as usize;
         let reason = death.as_ref().map_or(GapReason::Expired, |death| death.reason);
         match death {
@@ -236,4 +236,3 @@ impl Core {
         }
     }
 }
-

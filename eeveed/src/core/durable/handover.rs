@@ -21,6 +21,8 @@ use crate::core::{Core, Now};
 pub(in crate::core) struct SavedDurables {
     /// The number of the last batch: as long as the store has the same, it is the store that this was saved beside.
     batch: u64,
+    /// The store's own clock at the zero of the monotonic one: both went on meanwhile, whatever the wall clock did.
+    time_base: i64,
     list: Vec<SavedDurable>,
     /// (source, epoch, state, used)
     publishers: Vec<(String, u64, String, u64)>,
@@ -32,6 +34,9 @@ pub(in crate::core) struct SavedDurable {
     session: Option<SavedAttachment>,
     open_since_ms: u64,
     marked: EntryNumber,
+    /// What may have been delivered before the last crash, and was not loaded since.
+    #[serde(default)]
+    recovered_mark: EntryNumber,
     loaded: EntryNumber,
     more: bool,
     in_flight: Vec<SavedFlight>,
@@ -69,6 +74,9 @@ struct SavedFlight {
     reply_address: Option<u64>,
     document: Option<BlobNumber>,
 }
+
+/// Milliseconds that no clock of a store shows.
+const TIME_MAX: i64 = 1 << 53;
 
 /// What waits for the store to say that the subscription is there.
 #[derive(Debug)]
@@ -115,7 +123,7 @@ impl Core {
         let list = slots.filter_map(|slot| self.save_durable(*slot, blobs)).collect();
         let publishers = self.journal.repeats.rows();
         let publishers = publishers.into_iter().map(|row| (row.source, row.epoch, row.state, row.used)).collect();
-        SavedDurables { batch: self.journal.committed, list, publishers }
+        SavedDurables { batch: self.journal.committed, time_base: self.journal.time_base, list, publishers }
     }
 
     fn save_durable(&self, slot: Slot, blobs: &mut Blobs) -> Option<SavedDurable> {
@@ -140,6 +148,7 @@ impl Core {
             session: self.sessions.get(&subscription.session).map(|_| attachment),
             open_since_ms: durable.open_since_ms,
             marked: durable.marked,
+            recovered_mark: durable.recovered_mark,
             loaded,
             more: durable.more || durable.loading || !durable.head.is_empty(),
             in_flight: flights.map(|flight| SavedFlight::of(&flight.held, flight.deadline, blobs)).collect(),
@@ -162,6 +171,10 @@ impl Core {
             .map(|(source, epoch, state, used)| PublisherRow { source, epoch, state, used })
             .collect();
         self.journal.repeats = Repeats::recover(&rows);
+        if !(-TIME_MAX..TIME_MAX).contains(&saved.time_base) {
+            return Err(Absurd("a clock beyond all bounds"));
+        }
+        self.journal.time_base = saved.time_base;
         self.journal.trusted = Some(saved.batch);
         for mut saved in saved.list {
             let mut restore = |list: &mut Vec<SavedFlight>| {
@@ -193,10 +206,13 @@ impl Core {
             subscription.note_gap(GapNotice { first, last, count, reason });
         }
         let Some(durable) = subscription.durable.as_deref_mut() else { return };
-        // Exact again: nobody wrote in between, and what was delivered stands here.
-        durable.recovered_mark = 0;
-        durable.undone =
-            saved.undone.iter().map(|(entry, id, attempts, bytes)| (*entry, Undone { id: *id, attempts: *attempts, bytes: *bytes })).collect();
+        // As exact as it was: nobody wrote in between, and what was delivered since the last crash stands here.
+        durable.recovered_mark = saved.recovered_mark;
+        durable.undone = saved
+            .undone
+            .iter()
+            .map(|(entry, id, attempts, bytes)| (*entry, Undone { id: *id, attempts: *attempts, bytes: *bytes }))
+            .collect();
         durable.open_since_ms = saved.open_since_ms;
         let Some(SavedAttachment { session: key, number, window_messages, window_bytes }) = saved.session else {
             put_back(durable, in_flight.into_iter().chain(returned));

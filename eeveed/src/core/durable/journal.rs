@@ -11,9 +11,9 @@ use libeevee::GapReason;
 use libeevee::wire::{Code, Content, Frame, Published, Refusal};
 
 use super::handover::HandedOver;
-use super::repeat::Repeats;
 use super::owner::OnDisk;
-use super::{Durable, Held};
+use super::repeat::Repeats;
+use super::{Durable, Gone, Held};
 use crate::core::index::Slot;
 use crate::core::session::{SessionKey, refusal};
 use crate::core::share::Account;
@@ -122,7 +122,7 @@ pub(crate) struct Journal {
     next_entry: EntryNumber,
     next_durable: DurableKey,
     /// The store's own clock when the monotonic one was at zero; the latter may have run for long before there was a store.
-    time_base: i64,
+    pub(super) time_base: i64,
     pub(super) state: State,
     pub(super) by_key: HashMap<DurableKey, Slot>,
     /// By owner and name.
@@ -211,6 +211,14 @@ impl Journal {
         self.next.forgets.push(slot);
     }
 
+    /// How much more waits on disk than may, without what is about to go.
+    pub(super) fn store_beyond(&self, max: u64) -> u64 {
+        match self.store_bytes.saturating_sub(max) {
+            0 => 0,
+            over => over.saturating_sub(self.owners.values().map(|owner| owner.dying()).sum()),
+        }
+    }
+
     pub(super) fn die_oldest(&mut self, durable: &mut Durable, messages: u64, bytes: u64) {
         let freed = self.next.dying.entry(durable.key).or_default();
         freed.0 += messages;
@@ -238,9 +246,9 @@ impl Journal {
     /// The publish that waits for the disk with these numbers.
     fn find_pending(&mut self, source: &str, epoch: u64, sequence: u64) -> Option<&mut Pending> {
         let works = self.open.iter_mut().chain([&mut self.next]);
-        works.flat_map(|work| &mut work.pending).find(|pending| {
-            *pending.source == *source && pending.epoch == epoch && pending.sequence == sequence
-        })
+        works
+            .flat_map(|work| &mut work.pending)
+            .find(|pending| *pending.source == *source && pending.epoch == epoch && pending.sequence == sequence)
     }
 
     fn has_work(&self) -> bool {
@@ -286,15 +294,23 @@ impl Core {
         let trusted = journal.trusted == Some(recovered.batch);
         journal.number = recovered.batch;
         journal.committed = recovered.batch;
-        journal.next_entry = recovered.next_entry.max(1);
+        // A mark may stand above all entries that came to the disk.
+        let marks = recovered.subscriptions.iter().map(|found| found.delivered.saturating_add(1));
+        journal.next_entry = marks.fold(recovered.next_entry.max(1), EntryNumber::max);
         journal.next_durable = recovered.next_durable.max(1);
-        journal.time_base = recovered.time_ms.cast_signed().saturating_sub(millis(now.mono).cast_signed());
         if !trusted {
+            journal.time_base = recovered.time_ms.cast_signed().saturating_sub(millis(now.mono).cast_signed());
             journal.repeats = Repeats::recover(&recovered.publishers);
         }
         journal.exists = recovered.batch > 0;
         for problem in recovered.problems {
-            self.actions.push(Action::Log { level: tracing::Level::ERROR, source: Box::default(), operator: None, message: None, text: problem });
+            self.actions.push(Action::Log {
+                level: tracing::Level::ERROR,
+                source: Box::default(),
+                operator: None,
+                message: None,
+                text: problem,
+            });
         }
         for subscription in recovered.subscriptions {
             self.recover_subscription(now, subscription);
@@ -348,7 +364,8 @@ impl Core {
             self.make_room(*slot, entry, &record);
         }
         let numbered = epoch != 0;
-        if numbered && let Some((source, epoch)) = self.journal.repeats.begin(source, epoch, sequence, record.id, true) {
+        if numbered && let Some((source, epoch)) = self.journal.repeats.begin(source, epoch, sequence, record.id, true)
+        {
             self.journal.write(Write::ForgetPublisher { source: source.to_string(), epoch });
         }
         let tell = confirm.into_iter().collect();
@@ -415,12 +432,13 @@ impl Core {
         for died in &committed.died {
             let Some(slot) = self.journal.by_key.get(&died.durable).copied() else { continue };
             let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { continue };
-            durable.dead += 1;
             durable.undone.remove(&died.entry);
-            if durable.gone.contains_key(&died.entry) {
-                // It was acknowledged while the batch was under way.
+            if let Some(gone) = durable.gone.get(&died.entry) {
+                // It was acknowledged while the batch was under way, or made a dead letter by name, which is counted.
+                durable.dead += u64::from(!gone.dead);
                 continue;
             }
+            durable.dead += 1;
             durable.messages -= 1;
             durable.shrink(&mut self.journal.store_bytes, died.bytes);
             if let Some(held) = durable.take_entry(died.entry) {
@@ -457,7 +475,7 @@ impl Core {
         let slots: Vec<Slot> = self.journal.by_key.values().copied().collect();
         for slot in slots {
             if let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() {
-                durable.gone.retain(|_, batch| *batch > number);
+                durable.gone.retain(|_, gone| gone.batch > number);
                 durable.committed = number;
             }
             self.refill(slot);
@@ -473,7 +491,8 @@ impl Core {
 
     fn pending_committed(&mut self, now: Now, pending: Pending, died: &BTreeMap<EntryNumber, ()>) {
         pending.release(&mut self.memory);
-        let Pending { tell, source, epoch, sequence, live, credit, record, since_ms, expires_ms, entries, .. } = pending;
+        let Pending { tell, source, epoch, sequence, live, credit, record, since_ms, expires_ms, entries, .. } =
+            pending;
         if epoch != 0 {
             self.journal.repeats.end(&source, epoch, sequence, true);
         }
@@ -486,12 +505,25 @@ impl Core {
             let has_room = self.may_load(&subscription.account, size as usize);
             let in_memory = subscription.goes_to_memory() && has_room;
             let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { continue };
-            if died.contains_key(&entry) || durable.gone.contains_key(&entry) {
+            if durable.gone.contains_key(&entry) {
+                // There was no room for it.
+                self.tell_gap(slot, record.id, GapReason::QueueFull);
+                continue;
+            }
+            if died.contains_key(&entry) {
                 continue;
             }
             if in_memory {
                 let record = record.clone();
-                durable.push_head(Held { entry, since_ms, expires_ms, attempts: 0, ready: 0, refused: String::new(), record });
+                durable.push_head(Held {
+                    entry,
+                    since_ms,
+                    expires_ms,
+                    attempts: 0,
+                    ready: 0,
+                    refused: String::new(),
+                    record,
+                });
                 durable.hold(&mut self.memory, size);
                 if entry > durable.marked {
                     self.journal.mark(key, entry);
@@ -544,7 +576,13 @@ impl Core {
         let journal = &mut self.journal;
         for (key, mark) in work.marks {
             // What this batch brought is not there; what was loaded before still wants its mark.
-            journal.mark(key, mark);
+            let slot = journal.by_key.get(&key).copied();
+            let subscription = slot.and_then(|slot| self.subscriptions.get(slot as usize));
+            let durable = subscription.and_then(|subscription| subscription.durable.as_deref());
+            let loaded = durable.map_or(0, |durable| durable.loaded.min(mark));
+            if durable.is_some_and(|durable| durable.marked < loaded) {
+                journal.mark(key, loaded);
+            }
         }
         // The number is used up by nothing: the next batch has it, and all that was to be in this one or the next.
         journal.number -= 1;
@@ -609,7 +647,13 @@ impl Core {
     }
 
     /// Entries that the store loaded.
-    pub(in crate::core) fn page_loaded(&mut self, now: Now, key: DurableKey, generation: u64, page: Result<Page, StorageError>) {
+    pub(in crate::core) fn page_loaded(
+        &mut self,
+        now: Now,
+        key: DurableKey,
+        generation: u64,
+        page: Result<Page, StorageError>,
+    ) {
         let Some(slot) = self.journal.by_key.get(&key).copied() else { return };
         let number = self.journal.next_number();
         let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
@@ -633,7 +677,8 @@ impl Core {
         };
         durable.more = page.more;
         let account = durable.account().clone();
-        let (mut early, mut refusals) = (Vec::new(), Vec::new());
+        let (mut early, mut refusals, mut spent) = (Vec::new(), Vec::new(), Vec::new());
+        let attempts_max = self.limits.attempts;
         let mut cut = EntryNumber::MAX;
         for loaded in page.entries {
             let Loaded { entry, since_ms, expires_ms, attempts: known, record } = loaded;
@@ -651,9 +696,11 @@ impl Core {
             if entry <= durable.recovered_mark {
                 attempts = attempts.max(1);
             }
+            // What the disk knows may be one too many.
+            let mut often = attempts > attempts_max;
             if let Some(undone) = durable.undone.remove(&entry) {
-                // What the disk knows may be one too many.
                 attempts = undone.attempts;
+                often = attempts >= attempts_max;
             }
             let mut held = Held { entry, since_ms, expires_ms, attempts, ready: 0, refused: String::new(), record };
             if attempts > 0 && durable.early.remove(&held.record.id) {
@@ -666,6 +713,10 @@ impl Core {
                 && let Some(nack) = refusal
             {
                 refusals.push((held, nack));
+                continue;
+            }
+            if often {
+                spent.push(held);
                 continue;
             }
             if attempts > 0 && known <= attempts {
@@ -681,10 +732,15 @@ impl Core {
             self.journal.mark(key, last.entry);
         }
         for held in early {
-            durable.gone.insert(held.entry, number);
+            durable.gone.insert(held.entry, Gone { batch: number, dead: false });
             durable.messages -= 1;
             durable.shrink(&mut self.journal.store_bytes, held.record.size());
             self.journal.write(Write::Acknowledge { entry: held.entry });
+        }
+        for held in spent {
+            let text =
+                format!("delivered {} times, and every time its session ended or nobody answered", held.attempts);
+            self.kill(slot, held, text);
         }
         for (held, nack) in refusals {
             self.refuse_delivery(now, slot, held, nack);

@@ -70,6 +70,15 @@ pub(super) struct Undone {
     pub(super) bytes: u64,
 }
 
+/// An entry that is done with.
+#[derive(Debug, Clone, Copy)]
+struct Gone {
+    /// The number of the batch that says so.
+    batch: u64,
+    /// As a dead letter.
+    dead: bool,
+}
+
 /// What a durable subscription may hold on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DurableBounds {
@@ -135,7 +144,7 @@ pub(super) struct Durable {
     /// The number of the last batch that is on disk.
     committed: u64,
     /// Entries that are done with, as the batch that says so is not committed: the store may still load them.
-    gone: BTreeMap<EntryNumber, u64>,
+    gone: BTreeMap<EntryNumber, Gone>,
     /// Since when deliveries can be made, in the store's time: what is older waited because of that.
     open_since_ms: u64,
     /// When the core looks at it again, as it stands among the core's alarms.

@@ -21,6 +21,10 @@ impl OnDisk {
         self.bytes.get()
     }
 
+    pub(super) const fn dying(&self) -> u64 {
+        self.dying.get()
+    }
+
     /// How much it has beyond a bound, without what is about to go.
     pub(super) const fn beyond(&self, max: u64) -> u64 {
         self.bytes.get().saturating_sub(self.dying.get()).saturating_sub(max)

@@ -132,7 +132,8 @@ impl Core {
             State::Unavailable(_, why) => ("unavailable", why.as_str()),
             State::Failed(why) => ("failed", why.as_str()),
         };
-        let all = || self.journal.by_key.values().filter_map(|slot| self.subscriptions[*slot as usize].durable.as_deref());
+        let all =
+            || self.journal.by_key.values().filter_map(|slot| self.subscriptions[*slot as usize].durable.as_deref());
         json!({
             "state": state,
             "text": text,
