@@ -107,7 +107,9 @@ impl Session {
     /// # Errors
     /// When the bytes are no frames: that is never right.
     pub async fn turn(&mut self, wake: Option<Instant>, mut take: impl FnMut(Frame) -> Result<()>) -> Result<bool> {
-        self.write_some();
+        if !self.write_some() {
+            self.output.clear();
+        }
         while !self.ended {
             if self.read_some() {
                 break;
@@ -147,7 +149,10 @@ impl Session {
             if self.ended {
                 bail!("the bus closed the connection");
             }
-            self.write_some();
+            if !self.write_some() {
+                // It is gone, which the next read will tell.
+                self.output.clear();
+            }
             if !self.read_some() {
                 let writes = self.has_output();
                 tokio::select! {

@@ -2,7 +2,7 @@
 //! given goes into the ledger before anything else happens to it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -37,6 +37,20 @@ pub(crate) struct Habits {
     pub(crate) repeats: bool,
 }
 
+/// One thing that happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trace {
+    Attach(u32),
+    End,
+    Deliver { id: u64, attempt: u32 },
+    Ack(u64),
+    AckAgain(u64),
+    Nack(u64),
+}
+
+/// How much of it is kept.
+const TRACE_MAX: usize = 4000;
+
 pub(crate) struct Subscriber {
     pub(crate) socket: PathBuf,
     pub(crate) ledger: Rc<RefCell<Ledger>>,
@@ -65,6 +79,27 @@ pub(crate) struct Work {
     repeated: HashSet<u64>,
     /// How many acknowledgements of this connection were not the first of their message: the bus may refuse these.
     doubtful: u32,
+    /// What happened lately, for whoever has to find out why.
+    trace: VecDeque<(Instant, Trace)>,
+}
+
+impl Work {
+    fn note(&mut self, what: Trace) {
+        self.trace.push_back((Instant::now(), what));
+        if self.trace.len() > TRACE_MAX {
+            self.trace.pop_front();
+        }
+    }
+
+    /// What happened lately around the messages that a text names.
+    fn tell(&self, text: &str) -> String {
+        let ids: Vec<u64> = text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+        let about = self.trace.iter().filter(|(_, what)| match what {
+            Trace::Attach(_) | Trace::End => true,
+            Trace::Deliver { id, .. } | Trace::Ack(id) | Trace::AckAgain(id) | Trace::Nack(id) => ids.contains(id),
+        });
+        about.map(|(at, what)| format!("\n    {} ms ago: {what:?}", at.elapsed().as_millis())).collect()
+    }
 }
 
 impl Subscriber {
@@ -74,6 +109,7 @@ impl Subscriber {
             match Session::connect(&self.socket, Some(&self.id), 1).await {
                 Ok(session) => {
                     self.serve(session).await?;
+                    self.work.note(Trace::End);
                     self.work.wanted = Some(Instant::now());
                 }
                 Err(_) => tokio::time::sleep(RETRY).await,
@@ -123,11 +159,13 @@ impl Subscriber {
         let work = &mut self.work;
         (work.connection, work.consumed, work.attached, work.doubtful) = (work.connection + 1, 0, false, 0);
         let told = std::mem::take(&mut work.told);
+        work.note(Trace::Attach(work.connection));
         work.repeated.clear();
         if self.habits.repeats {
             for id in told {
                 work.repeated.insert(id);
                 work.doubtful += 1;
+                work.note(Trace::AckAgain(id));
                 session.send(&Frame::new(NUMBER, Content::Ack(Ack { id })));
             }
         }
@@ -143,14 +181,17 @@ impl Subscriber {
             if self.random.u64(0..100) < self.habits.refuses {
                 let nack = Nack { id, dead: false, delay_ms: self.random.u64(1..200), reason: "not now".into() };
                 session.send(&Frame::new(NUMBER, Content::Nack(nack)));
+                work.note(Trace::Nack(id));
             } else {
                 session.send(&Frame::new(NUMBER, Content::Ack(Ack { id })));
                 work.told.push(id);
+                work.note(Trace::Ack(id));
                 work.doubtful += u32::from(self.ledger.borrow_mut().acknowledged(self.number, work.connection, key));
             }
         }
-        // What was told before the last so many, the bus has heard: else it would not have delivered more.
-        let heard = work.told.len().saturating_sub(IN_FLIGHT);
+        // So many are delivered and not acknowledged at most: what was told before them, the bus has heard.
+        let unheard = IN_FLIGHT.saturating_sub(work.in_hand.len());
+        let heard = work.told.len().saturating_sub(unheard);
         work.told.drain(..heard);
         if let Some(window) = self.habits.window
             && work.consumed * 2 >= window
@@ -172,7 +213,8 @@ impl Subscriber {
                 let is_doubtful = self.work.doubtful > 0 && Code::from_number(refusal.code) == Code::BadAck;
                 self.work.doubtful = self.work.doubtful.saturating_sub(1);
                 if !is_doubtful {
-                    bail!("{}: the bus refused frame {}: {}", self.id, frame.number, refusal.text);
+                    let trace = self.work.tell(&refusal.text);
+                    bail!("{}: the bus refused frame {}: {}{trace}", self.id, frame.number, refusal.text);
                 }
             }
             _ => {}
@@ -184,6 +226,7 @@ impl Subscriber {
         let mut ledger = self.ledger.borrow_mut();
         ledger.delivered(self.number, self.work.connection, deliver)?;
         self.work.consumed += 1;
+        self.work.note(Trace::Deliver { id: deliver.id, attempt: deliver.attempt });
         if self.work.repeated.contains(&deliver.id) {
             ledger.fault(format!("{}: {} came again after it was acknowledged with Subscribe", self.id, deliver.id));
         }
