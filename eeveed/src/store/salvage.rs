@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, Row, params_from_iter};
 
 use super::error::OpenError;
 use super::mark::Mark;
@@ -209,8 +209,8 @@ impl Copy<'_> {
                 Ok(None) => return Ok((Read::End, last)),
                 Err(_) => return Ok((Read::Unreadable, last)),
             };
-            let values: rusqlite::Result<Vec<Value>> = (0..self.columns.len()).map(|at| row.get(at)).collect();
-            let Ok(values) = values else {
+            let values: Option<Vec<Value>> = (0..self.columns.len()).map(|at| value(row, at)).collect();
+            let Some(values) = values else {
                 self.saved.bad += u64::from(count_bad);
                 continue;
             };
@@ -283,4 +283,15 @@ impl Copy<'_> {
         change(value, 0);
         changing(place, before) ^ changing(place, *value)
     }
+}
+
+/// A column, whatever stands there; none if it is text that is none, at which rusqlite's own conversion panics.
+fn value(row: &Row<'_>, at: usize) -> Option<Value> {
+    Some(match row.get_ref(at).ok()? {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => Value::Integer(number),
+        ValueRef::Real(number) => Value::Real(number),
+        ValueRef::Text(text) => Value::Text(std::str::from_utf8(text).ok()?.to_owned()),
+        ValueRef::Blob(blob) => Value::Blob(blob.to_owned()),
+    })
 }

@@ -116,6 +116,7 @@ fn what_a_person_changed_is_noticed() {
     for (sql, lost) in [
         ("DELETE FROM message WHERE entry = (SELECT min(entry) FROM message)", 1),
         ("UPDATE message SET source = 'eve' WHERE entry = (SELECT min(entry) FROM message)", 1),
+        ("UPDATE message SET source = CAST(x'ff41' AS TEXT) WHERE entry = (SELECT min(entry) FROM message)", 1),
         ("UPDATE message SET durable = 1 - durable WHERE entry = (SELECT max(entry) FROM message)", 1),
         ("UPDATE message SET attempts = attempts + 1 WHERE entry = (SELECT max(entry) FROM message)", 1),
         ("UPDATE subscription SET delivered = delivered + 1", usize::MAX),
