@@ -135,8 +135,19 @@ machines: need-machine ## build the base images of the test machines, once
 	cargo build $(LOCKED) --workspace --bin eevee-machine
 	$(AS_ROOT) $(CARGO_TARGET_DIR)/debug/eevee-machine base
 
+# The load of the machine tests that restart the bus.
+.PHONY: restart-load
+restart-load: need-build
+	cargo build $(LOCKED) --release -p eevee-reliability --bin restart-load
+
+.PHONY: restart-test
+restart-test: deb need-machine restart-load ## restart eeveed under load in the machine, clients must not notice (N=200)
+	$(call say,restarts under load)
+	$(RUN_AS_ROOT) EEVEE_RESTARTS=$(or $(N),200) EEVEE_DEB=$$(ls $(DEB_DIR)/eevee_*.deb) \
+		cargo test $(LOCKED) --workspace --test machine -- restart_under_load
+
 .PHONY: test-machine
-test-machine: deb need-machine ## test the package under real systemd, on Debian 12 and 13 (TESTS=reload: some)
+test-machine: deb need-machine restart-load ## test the package under real systemd, on Debian 12 and 13 (TESTS=reload: some)
 	$(call say,machine tests)
 	$(RUN_AS_ROOT) EEVEE_DEB=$$(ls $(DEB_DIR)/eevee_*.deb) cargo test $(LOCKED) --workspace --test machine -- $(TESTS)
 	@$(AS_ROOT) $(CARGO_TARGET_DIR)/debug/eevee-machine base >/dev/null 2>&1 || \

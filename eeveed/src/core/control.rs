@@ -12,6 +12,9 @@ const VERBS_OPEN_MAX: usize = 8;
 /// A verb that is being carried out: its session, and the number of its answer.
 pub(super) type VerbKey = (SessionKey, u32);
 
+/// A verb with a longer argument cannot be carried out again after a restart of the bus.
+const ARGUMENT_BYTES_KEPT: usize = 4 << 10;
+
 /// How much of an unknown verb its refusal repeats.
 const VERB_BYTES_MAX: usize = 64;
 
@@ -53,8 +56,7 @@ impl Core {
                     let text = format!("{max} verbs of this session are being carried out; wait for their answers");
                     return Some(Err(beyond(Code::Quota, text, max, max + 1)));
                 }
-                let (verb, id) = (control.verb.clone(), control.id.clone());
-                session.verbs.push((number, Control { verb, id, argument: String::new() }));
+                session.verbs.push((number, (control.argument.len() <= ARGUMENT_BYTES_KEPT).then(|| control.clone())));
                 self.actions.push(Action::Control { session: key, number, control });
                 None
             }

@@ -194,8 +194,8 @@ pub(crate) struct Session {
     pub(crate) resumed: Duration,
     pub(crate) claims: Vec<String>,
     pub(crate) requests_open: usize,
-    /// Verbs that the shell carries out now, by the number of their answer; without their arguments.
-    pub(super) verbs: Vec<(u32, Control)>,
+    /// Verbs that the shell carries out now, by the number of their answer; none where one is too long to be kept.
+    pub(super) verbs: Vec<(u32, Option<Control>)>,
     pub(crate) published: u64,
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,

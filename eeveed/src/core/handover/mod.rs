@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use libeevee::OperatorId;
-use libeevee::wire::{GapNotice, OperatorState};
+use libeevee::wire::{Control, GapNotice, OperatorState};
 use serde::{Deserialize, Serialize};
 
 use super::durable::SavedDurables;
@@ -141,8 +141,8 @@ struct SavedSession {
     control: Option<BlobNumber>,
     resumed: u64,
     claims: Vec<String>,
-    /// (number, verb, id)
-    verbs: Vec<(u32, String, String)>,
+    /// (number, (verb, id, argument))
+    verbs: Vec<(u32, Option<(String, String, String)>)>,
     published: u64,
     delivered: u64,
     dropped: u64,
@@ -293,7 +293,7 @@ impl Core {
             control: blobs.put(&session.control),
             resumed: nanoseconds(session.resumed),
             claims: session.claims.clone(),
-            verbs: session.verbs.iter().map(|(number, of)| (*number, of.verb.clone(), of.id.clone())).collect(),
+            verbs: session.verbs.iter().map(save_verb).collect(),
             published: session.published,
             delivered: session.delivered,
             dropped: session.dropped,
@@ -394,6 +394,10 @@ impl SavedReload {
             deadline: nanoseconds(reload.deadline),
         }
     }
+}
+
+fn save_verb((number, verb): &(u32, Option<Control>)) -> (u32, Option<(String, String, String)>) {
+    (*number, verb.clone().map(|Control { verb, id, argument }| (verb, id, argument)))
 }
 
 fn nanoseconds(time: Duration) -> u64 {

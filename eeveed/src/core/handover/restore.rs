@@ -226,9 +226,14 @@ impl Restoring {
             }
             session.claims.push(name);
         }
-        for (number, verb, id) in saved.verbs {
-            let control = Control { verb, id, argument: String::new() };
-            session.verbs.push((number, control.clone()));
+        let mut given_up = Vec::new();
+        for (number, verb) in saved.verbs {
+            let Some((verb, id, argument)) = verb else {
+                given_up.push(number);
+                continue;
+            };
+            let control = Control { verb, id, argument };
+            session.verbs.push((number, Some(control.clone())));
             self.core.actions.push(Action::Control { session: key, number, control });
         }
         if let Identity::Operator(id) = &saved.identity
@@ -244,6 +249,10 @@ impl Restoring {
         session.account.add(session.counted());
         // It has to be there before its subscriptions, which look for its permissions.
         self.core.sessions.insert(key, session);
+        for number in given_up {
+            let text = "the bus was restarted before this was carried out; ask again";
+            self.core.answer(key, number, Err(refusal(Code::Stopping, text)));
+        }
         let mut slots = Vec::with_capacity(saved.subscriptions.len());
         for (subscription, filters) in saved.subscriptions.into_iter().zip(filters) {
             let number = subscription.number;
