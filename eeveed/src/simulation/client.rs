@@ -29,7 +29,8 @@ pub(super) struct Unsent {
 pub(super) enum Asked {
     Publish(Publication),
     Live(Box<Live>),
-    Durable(Name),
+    /// It is on disk after this take.
+    Durable(Name, u64),
     Forget(Name),
     /// Of dead letters: retry or drop.
     Dead,

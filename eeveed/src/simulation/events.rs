@@ -36,7 +36,8 @@ impl World {
             896..900 => self.disk.set_trouble(super::disk::Trouble::None),
             900..903 => self.crash(),
             903..905 => self.stop(),
-            905..910 => self.change_limits(),
+            905..908 => self.hand_over(),
+            908..910 => self.change_limits(),
             910..914 => self.forget(),
             914..922 => self.dead(),
             922..940 => self.look_around(),
@@ -149,14 +150,11 @@ impl World {
 
     pub(super) fn attach(&mut self, at: ClientNumber, name: Name, filters: Vec<usize>, asked: Subscribe) {
         let (limits, number) = (self.limits(), self.next_number(at));
-        let within = |asked: u64, max: u64| if asked == 0 { max } else { asked.min(max) };
         let wish = Wish {
             filters,
             permit: self.clients[at].permits.1,
-            messages: within(asked.queue_messages.into(), limits.durable_messages),
-            bytes: within(asked.queue_bytes, limits.durable_bytes),
             overflow: Overflow::from_number(asked.overflow).unwrap_or_default(),
-            age_ms: within(asked.max_age_ms, limits.durable_age.as_millis() as u64),
+            asked: [asked.queue_messages.into(), asked.queue_bytes, asked.max_age_ms],
         };
         self.note(|| format!("{at} subscribes {number} to {name:?}: {wish:?}"));
         let (take, window) = (self.takes, asked.window_messages);
@@ -178,11 +176,12 @@ impl World {
             },
             None => {
                 assert!(!taken, "{name:?} has two sessions");
-                let kept = self.kept.entry(name).or_insert_with(|| Kept::new(take, wish.clone()));
-                kept.set_wish(take, wish);
+                let kept = self.kept.entry(name).or_insert_with(|| Kept::new(take, wish.clone(), &limits));
+                kept.set_wish(take, wish, &limits);
                 kept.attach((at, number), window, limits.in_flight);
+                let (since, _) = *kept.wishes.back().expect("one is in force");
                 self.clients[at].durable.insert(number, name);
-                self.clients[at].asked.insert(number, Asked::Durable(name));
+                self.clients[at].asked.insert(number, Asked::Durable(name, since));
             }
         }
         for frame in frames {
@@ -246,11 +245,7 @@ impl World {
         if kept.may_acknowledge(id, self.answered) {
             kept.acknowledge(id, self.takes);
         } else {
-            // After a start the bus cannot know whether it delivered these.
-            let unclear = |item: &super::kept::Item| {
-                matches!(item.acked, Some((_, false))) || item.deliveries == 0 && !item.exact
-            };
-            if kept.items.get(&id).is_some_and(unclear) {
+            if kept.items.get(&id).is_some_and(super::kept::Item::is_unclear) {
                 return;
             }
             kept.wrong.insert(id);
@@ -275,13 +270,20 @@ impl World {
         let (dead, delay_ms) = (self.random.u8(0..4) == 0, [0, self.random.u64(1..20_000)][self.random.usize(0..2)]);
         let (now, answered) = (self.now, self.answered);
         let Some(kept) = self.kept.get_mut(&name) else { return };
-        let right = kept.may_acknowledge(id, answered) && kept.items[&id].in_session;
-        if right {
+        if kept.may_acknowledge(id, answered) {
             kept.outstanding.remove(&id);
             let item = kept.items.get_mut(&id).expect("it is in hand");
-            (item.killed, item.flying) = (dead, false);
+            if item.in_session {
+                item.killed = dead;
+            } else {
+                (item.may_die, item.put_off) = (dead, true);
+            }
+            item.flying = false;
             item.due = now.mono + Duration::from_millis(if delay_ms == 0 { 1000 } else { delay_ms });
         } else {
+            if kept.items.get(&id).is_some_and(super::kept::Item::is_unclear) {
+                return;
+            }
             kept.wrong.insert(id);
         }
         self.note(|| format!("{at} gives back {id} in {number}, dead: {dead}, after {delay_ms} ms"));
@@ -354,7 +356,7 @@ impl World {
         for frame in frames {
             self.look(at, frame);
         }
-        let (accepted, take) = (self.random.bool(), self.takes);
+        let (accepted, take, limits) = (self.random.bool(), self.takes, self.limits());
         self.note(|| format!("{source} reloads {permits:?}: {accepted}"));
         self.send_only(at, reload, Content::Verdict(Verdict { accepted, text: "because".into() }));
         if accepted {
@@ -362,7 +364,7 @@ impl World {
             for name in self.clients[at].durable.values() {
                 if let Some(kept) = self.kept.get_mut(name) {
                     let wish = Wish { permit: permits.1, ..kept.wish().clone() };
-                    kept.set_wish(take, wish);
+                    kept.set_wish(take, wish, &limits);
                 }
             }
         }
@@ -381,6 +383,8 @@ impl World {
         let mut limits = some_limits(&mut self.random);
         (limits.memory_bytes, limits.memory_per_uid) = (self.core.limits.memory_bytes, self.core.limits.memory_per_uid);
         self.note(|| format!("{limits:?}"));
+        let attempts = self.core.limits.attempts;
+        self.kept.values_mut().for_each(|kept| kept.attempts_max = kept.attempts_max.max(attempts));
         self.step(Event::Limits(limits), false);
     }
 

@@ -28,10 +28,29 @@ pub(super) struct Wish {
     pub(super) filters: Vec<usize>,
     /// May-receive of its owner when it was last seen.
     pub(super) permit: usize,
+    pub(super) overflow: Overflow,
+    /// Messages, bytes and milliseconds; 0 for what the bus allows.
+    pub(super) asked: [u64; 3],
+}
+
+/// What the bus made of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
     pub(super) messages: u64,
     pub(super) bytes: u64,
-    pub(super) overflow: Overflow,
     pub(super) age_ms: u64,
+}
+
+impl Bounds {
+    fn new(wish: &Wish, limits: &Limits) -> Self {
+        let within = |asked: u64, max: u64| if asked == 0 { max } else { asked.min(max) };
+        let [messages, bytes, age] = wish.asked;
+        Self {
+            messages: within(messages, limits.durable_messages),
+            bytes: within(bytes, limits.durable_bytes),
+            age_ms: within(age, limits.durable_age.as_millis() as u64),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -49,8 +68,8 @@ pub(super) struct Item {
     /// How often it was delivered since it came.
     pub(super) deliveries: u32,
     pub(super) last_attempt: u32,
-    /// Whether every delivery since it came was in this run of the bus.
-    pub(super) exact: bool,
+    /// How often the bus was started since it came. Each time it may count one delivery that was not made.
+    pub(super) starts: u32,
     /// Whether it was delivered in this run of the bus, and to the present session.
     pub(super) in_run: bool,
     pub(super) in_session: bool,
@@ -63,6 +82,9 @@ pub(super) struct Item {
     pub(super) refused: bool,
     /// Its subscriber gave it up.
     pub(super) killed: bool,
+    /// It was given back before the bus had it in memory: given up, or put off.
+    pub(super) may_die: bool,
+    pub(super) put_off: bool,
     /// It is a dead letter, since this take.
     pub(super) dead: Option<(GapReason, u64)>,
     /// Somebody asked that it waits again, or that it goes.
@@ -79,6 +101,11 @@ impl Item {
         self.acked.is_none() && self.dead.is_none()
     }
 
+    /// After a start the bus cannot know whether it delivered this, or waits until it has looked.
+    pub(super) const fn is_unclear(&self) -> bool {
+        matches!(self.acked, Some((_, false))) || self.deliveries == 0 && self.starts > 0
+    }
+
     pub(super) fn is_announcement(&self) -> bool {
         self.message.source == "eeveed"
     }
@@ -89,6 +116,7 @@ pub(super) struct Kept {
     pub(super) key: Option<DurableKey>,
     /// Each since a take; the last is in force. Those that the disk refused stand there with the highest number.
     pub(super) wishes: VecDeque<(u64, Wish)>,
+    pub(super) bounds: Bounds,
     pub(super) stored: bool,
     /// It was asked to end, at this take.
     pub(super) forgetting: Option<u64>,
@@ -105,6 +133,8 @@ pub(super) struct Kept {
     pub(super) last: u64,
     pub(super) outstanding: BTreeSet<u64>,
     pub(super) in_flight_max: usize,
+    /// The most deliveries that were allowed of late.
+    pub(super) attempts_max: u32,
     /// Acknowledgements that must be refused.
     pub(super) wrong: BTreeSet<u64>,
     /// So many may be lost because it was full; beyond all counting where bytes are the bound.
@@ -116,10 +146,12 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) fn new(take: u64, wish: Wish) -> Self {
+    pub(super) fn new(take: u64, wish: Wish, limits: &Limits) -> Self {
+        let bounds = Bounds::new(&wish, limits);
         Self {
             key: None,
-            age_min: wish.age_ms,
+            age_min: bounds.age_ms,
+            bounds,
             wishes: VecDeque::from([(take, wish)]),
             stored: false,
             forgetting: None,
@@ -132,6 +164,7 @@ impl Kept {
             last: 0,
             outstanding: BTreeSet::new(),
             in_flight_max: 0,
+            attempts_max: 0,
             wrong: BTreeSet::new(),
             too_many: 0,
             too_large: false,
@@ -149,11 +182,11 @@ impl Kept {
     }
 
     /// Another wish is in force; the disk learns of it unless it has it.
-    pub(super) fn set_wish(&mut self, take: u64, wish: Wish) {
+    pub(super) fn set_wish(&mut self, take: u64, wish: Wish, limits: &Limits) {
         for item in self.items.values_mut() {
             item.denied |= !item.message.is_permitted(wish.permit);
         }
-        self.age_min = self.age_min.min(wish.age_ms);
+        self.set_bounds(Bounds::new(&wish, limits));
         if self.wishes.back().is_some_and(|(take, _)| *take == u64::MAX) {
             self.wishes.pop_back();
             self.wishes.push_back((take, wish));
@@ -166,14 +199,35 @@ impl Kept {
         self.items.values().filter(|item| item.waits()).count() as u64
     }
 
-    pub(super) fn bytes(&self) -> u64 {
-        self.items.values().filter(|item| item.waits()).map(|item| item.size).sum()
+    /// The bus restarted, and has other limits since it was subscribed to.
+    pub(super) fn take_limits(&mut self, limits: &Limits) {
+        self.set_bounds(Bounds::new(self.wish(), limits));
+    }
+
+    /// The bus starts with these limits.
+    pub(super) fn bound(&mut self, limits: &Limits) {
+        self.set_bounds(Bounds::new(self.wish(), limits));
+    }
+
+    fn set_bounds(&mut self, bounds: Bounds) {
+        self.age_min = self.age_min.min(bounds.age_ms);
+        self.bounds = bounds;
+    }
+
+    /// Messages and bytes as the core counts them, at most: it does not know of deaths in the batches that have no answer.
+    pub(super) fn counted(&self, answered: u64) -> (u64, u64) {
+        let counts = |item: &&Item| item.acked.is_none() && item.dead.is_none_or(|(_, take)| take > answered);
+        self.items.values().filter(counts).fold((0, 0), |(count, bytes), item| (count + 1, bytes + item.size))
     }
 
     /// A message is for it.
-    pub(super) fn add(&mut self, take: u64, message: Rc<Message>, since_ms: u64) {
+    pub(super) fn add(&mut self, take: u64, message: Rc<Message>, since_ms: u64, answered: u64) {
         let id = message.id;
-        let size = Record::size_of(&message.document, message.source);
+        let size = match message.source {
+            // Its status is not known yet.
+            "eeveed" => 220,
+            source => Record::size_of(&message.document, source),
+        };
         let item = Item {
             message,
             size,
@@ -184,7 +238,7 @@ impl Kept {
             since_ms,
             deliveries: 0,
             last_attempt: 0,
-            exact: true,
+            starts: 0,
             in_run: false,
             in_session: false,
             due: Duration::ZERO,
@@ -192,6 +246,8 @@ impl Kept {
             acked: None,
             refused: false,
             killed: false,
+            may_die: false,
+            put_off: false,
             dead: None,
             retry: false,
             drop: false,
@@ -200,9 +256,10 @@ impl Kept {
         };
         self.ids.insert(id);
         self.items.insert(id, item);
-        let (messages, bytes) = (self.wish().messages, self.wish().bytes);
-        self.too_many += self.count().saturating_sub(messages);
-        self.too_large |= self.bytes() > bytes;
+        let (messages, bytes) = (self.bounds.messages, self.bounds.bytes);
+        let counted = self.counted(answered);
+        self.too_many += counted.0.saturating_sub(messages);
+        self.too_large |= counted.1 > bytes;
     }
 
     pub(super) fn lose(&mut self, reason: GapReason, count: u64) {
@@ -232,30 +289,33 @@ impl Kept {
         let id = deliver.id;
         assert!(self.window > 0, "a delivery beyond the window");
         self.window -= 1;
-        let wish = self.wishes.back().expect("one is in force").1.clone();
+        let (permit, age_max) = (self.wish().permit, self.bounds.age_ms);
         let item = self.items.get_mut(&id).expect("a delivery of what is not for it, or was done with");
         assert!(!item.pending, "{id} is delivered before it is on disk");
         assert!(item.acked.is_none(), "{id} is delivered after it was acknowledged");
         assert!(!item.killed, "{id} is delivered after it was given up");
         assert!(item.dead.is_none_or(|(_, take)| take > answered), "{id} is a dead letter, and delivered");
-        assert!(item.message.is_permitted(wish.permit), "{id} may not be received, and is");
+        assert!(item.message.is_permitted(permit), "{id} may not be received, and is");
         assert!(item.is_announcement() || deliver.document == item.message.document, "another document");
         assert_eq!((&*deliver.source, deliver.hops), (item.message.source, item.message.hops));
         let age = now_ms.saturating_sub(item.since_ms);
-        assert!(age <= wish.age_ms, "{id} is delivered {age} ms old, at most {} were wanted", wish.age_ms);
+        assert!(age <= age_max, "{id} is delivered {age} ms old, at most {} were wanted", age_max);
         assert!(deliver.waited_ms <= age, "{id} waited {} ms in {age}", deliver.waited_ms);
 
         item.deliveries += 1;
-        if item.exact {
+        if item.starts == 0 {
             assert_eq!(deliver.attempt, item.deliveries, "{id}: attempt");
         } else {
-            assert!(deliver.attempt >= item.deliveries.min(2), "{id}: attempt {}", deliver.attempt);
+            let next = item.last_attempt + 1;
+            let may_be = next..=next + item.starts;
+            assert!(may_be.contains(&deliver.attempt), "{id}: attempt {}, not {may_be:?}", deliver.attempt);
         }
-        assert!(deliver.attempt <= limits.attempts, "{id}: attempt {}", deliver.attempt);
+        let most = self.attempts_max.max(limits.attempts) + item.starts;
+        assert!(deliver.attempt <= most, "{id}: attempt {}", deliver.attempt);
         item.last_attempt = deliver.attempt;
         if item.in_session {
             assert!(now.mono >= item.due, "{id} comes again {:?} too early", item.due.saturating_sub(now.mono));
-        } else if !item.revived {
+        } else if !item.revived && !item.put_off {
             assert!(id > self.last, "{id} comes after {}", self.last);
             self.last = id;
         }
@@ -275,6 +335,8 @@ impl Kept {
         for end in [gap.first, gap.last] {
             assert!(self.ids.contains(&end), "{gap:?} tells of a message that was not for it");
         }
+        // Which of them, a gap of many does not say.
+        self.outstanding.retain(|id| !(gap.first..=gap.last).contains(id));
         *self.told.entry(gap.reason).or_default() += gap.count.expect("nothing is damaged, so that the count is known");
     }
 
@@ -336,8 +398,8 @@ impl Kept {
                 assert!(age > age_min, "{id} expired after {age} ms, {age_min} were wanted");
             }
             GapReason::DeadLetter => {
-                let often = item.last_attempt >= limits.attempts || !item.exact;
-                assert!(item.killed || often, "{id} was given up after {} deliveries", item.deliveries);
+                let often = item.last_attempt >= limits.attempts || item.starts > 0;
+                assert!(item.killed || item.may_die || often, "{id} was given up after {} deliveries", item.deliveries);
             }
             GapReason::QueueFull => {
                 assert!(self.too_large || self.too_many > 0, "{id} was lost though there was room");
@@ -372,12 +434,12 @@ impl Kept {
         assert!(item.retry && item.dead.is_some(), "{id} waits again, and nobody asked for it");
         (item.dead, item.acked, item.revived, item.killed, item.refused) = (None, None, true, false, false);
         (item.deliveries, item.last_attempt, item.since_ms) = (0, 0, since_ms);
-        (item.in_session, item.in_run, item.flying, item.exact) = (false, false, false, true);
+        (item.in_session, item.in_run, item.flying, item.starts) = (false, false, false, 0);
         item.denied = !item.message.is_permitted(permit);
     }
 
     /// The bus starts anew; the batches up to `done` are on disk. False when it is not there any more.
-    pub(super) fn start(&mut self, done: u64) -> bool {
+    pub(super) fn start(&mut self, done: u64, limits: &Limits) -> bool {
         let is_there = |take: u64| take < done;
         self.detach();
         (self.forgetting, self.read_failed) = (None, false);
@@ -389,14 +451,16 @@ impl Kept {
             return false;
         }
         self.stored = true;
+        self.bound(limits);
         for item in self.items.values_mut() {
-            if !is_there(item.take) {
+            if !is_there(item.take) || !item.written {
+                assert!(!is_there(item.take) || item.is_announcement(), "{} was not written", item.message.id);
                 assert!(!item.confirmed, "{} was confirmed, and is not on disk", item.message.id);
                 item.take = u64::MAX;
             }
             // What was acknowledged in a batch that came to nothing comes again.
             item.acked = item.acked.filter(|(take, at_once)| !at_once || is_there(*take));
-            (item.pending, item.exact, item.in_run) = (false, false, false);
+            (item.pending, item.in_run, item.starts) = (false, false, item.starts + 1);
             (item.killed, item.refused) = (false, false);
         }
         self.items.retain(|_, item| item.take != u64::MAX);

@@ -38,9 +38,8 @@ impl World {
                 Some(Asked::Live(live)) => {
                     self.clients[at].live.insert(number, *live);
                 }
-                Some(Asked::Durable(name)) => {
-                    let (take, _) = self.kept[&name].wishes.back().expect("one is in force");
-                    assert!(*take < self.done, "{name:?} is opened before it is on disk");
+                Some(Asked::Durable(name, take)) => {
+                    assert!(take < self.done, "{name:?} is opened before it is on disk");
                 }
                 Some(Asked::Plain) => {}
                 other => panic!("Ok to {other:?}"),
@@ -102,7 +101,7 @@ impl World {
                 self.clients[at].refused(publication.numbers);
             }
             Some(Asked::Live(_)) => assert_eq!(code, Code::Memory, "{}", refusal.text),
-            Some(Asked::Durable(name)) => self.not_subscribed(at, number, name, code, refusal),
+            Some(Asked::Durable(name, _)) => self.not_subscribed(at, number, name, code, refusal),
             Some(Asked::Either) => {}
             Some(Asked::Forget(_) | Asked::Dead) => assert_eq!(code, Code::Storage, "{}", refusal.text),
             other => panic!("{other:?} is refused: {}", refusal.text),
@@ -118,6 +117,10 @@ impl World {
                     return;
                 };
                 kept.detach();
+                if self.disk.failed {
+                    // Who knows.
+                    return;
+                }
                 // In force, and not on disk before the next one is.
                 let (_, wish) = kept.wishes.pop_back().expect("one is in force");
                 kept.wishes.push_back((u64::MAX, wish));

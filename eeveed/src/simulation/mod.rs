@@ -14,6 +14,7 @@ mod client;
 mod disk;
 mod end;
 mod events;
+mod handover;
 mod kept;
 mod live;
 mod look;

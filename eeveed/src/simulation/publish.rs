@@ -102,6 +102,10 @@ impl World {
             let message = Rc::new(Message { id, source, hops, headers, document });
             if let Some(refusal) = refusal {
                 self.check_refusal(at, &message, &refusal);
+                if refusal.code == Code::Denied as u16 {
+                    // It is given up.
+                    self.clients[at].answered(numbers);
+                }
                 self.clients[at].refused(numbers);
                 let rest = frames.into_iter().filter(|frame| frame.number != number).collect();
                 self.look_at_all(at, rest);
@@ -150,9 +154,9 @@ impl World {
             Code::Full => {
                 let size = crate::core::storage::Record::size_of(&message.document, message.source);
                 let full = self.kept.values().filter(|kept| kept.matches(message)).any(|kept| {
-                    let wish = kept.wish();
-                    let over = kept.count() + 1 > wish.messages || kept.bytes() + size > wish.bytes;
-                    over && wish.overflow == Overflow::Reject
+                    let (count, bytes) = kept.counted(self.answered);
+                    let over = count + 1 > kept.bounds.messages || bytes + size > kept.bounds.bytes;
+                    over && kept.wish().overflow == Overflow::Reject
                 });
                 assert!(full || self.is_store_full(14 * size), "not full: {}", refusal.text);
             }

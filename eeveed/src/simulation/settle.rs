@@ -45,7 +45,7 @@ impl World {
             if kept.holder.is_some() && !kept.read_failed {
                 assert!(kept.wrong.is_empty(), "{name:?}: wrongly acknowledged, and not refused: {:?}", kept.wrong);
             }
-            (kept.too_many, kept.too_large, kept.age_min) = (0, false, kept.wish().age_ms);
+            (kept.too_many, kept.too_large, kept.age_min) = (0, false, kept.bounds.age_ms);
         }
     }
 
@@ -68,7 +68,7 @@ impl World {
             }
             assert!(!item.pending && item.dead.is_none() && !item.killed, "{id} waits in {name:?}: {item:?}");
             assert!(!item.refused, "an acknowledgement of {id} was refused in {name:?}, and it is still there");
-            assert!(loaded.attempts <= item.last_attempt.max(1), "{id} was not delivered so often");
+            assert!(loaded.attempts <= item.last_attempt + 1 + item.starts, "{id} was not delivered so often");
             assert_eq!(loaded.since_ms, item.since_ms, "{id} came at another time");
             found.insert(id);
         }

@@ -52,14 +52,15 @@ impl World {
             self.disconnected(at);
         }
         self.closing.clear();
-        let done = self.done;
+        let (done, limits) = (self.done, self.limits());
         self.taken.retain(|_, taken| {
             let (Taken::Open { take, id } | Taken::Done { take, id }) = *taken;
             *taken = Taken::Done { take, id };
             take < done
         });
-        self.kept
-            .retain(|_, kept| !(kept.forgetting.is_some() && kept.key.is_none() && kept.stored) && kept.start(done));
+        self.kept.retain(|_, kept| {
+            !(kept.forgetting.is_some() && kept.key.is_none() && kept.stored) && kept.start(done, &limits)
+        });
         self.answerable.clear();
         self.hops.clear();
         (self.answered, self.sick) = (self.takes, false);

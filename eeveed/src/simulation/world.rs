@@ -247,7 +247,7 @@ impl World {
         let now_ms = self.now_ms();
         for kept in self.kept.values_mut().filter(|kept| kept.matches(message)) {
             durable += 1;
-            kept.add(take, message.clone(), now_ms);
+            kept.add(take, message.clone(), now_ms, self.answered);
         }
         if durable > 0 && self.is_store_full(0) {
             self.kept.values_mut().for_each(|kept| kept.too_large = true);
@@ -260,7 +260,7 @@ impl World {
     pub(super) fn is_store_full(&self, more: u64) -> bool {
         let mut of_owner: BTreeMap<&str, u64> = BTreeMap::new();
         for (name, kept) in &self.kept {
-            *of_owner.entry(name.owner).or_default() += kept.bytes();
+            *of_owner.entry(name.owner).or_default() += kept.counted(self.answered).1;
         }
         let limits = &self.core.limits;
         of_owner.values().sum::<u64>() + more > limits.store_bytes
@@ -347,8 +347,8 @@ pub(super) fn some_limits(random: &mut fastrand::Rng) -> Limits {
     let durable_age = Duration::from_secs(either(60, usual.durable_age.as_secs()));
     // Durable messages are loaded by the page, so that less than one would be none.
     let (page, little) = (PAGE_BYTES as usize, random.usize(4_000..40_000));
-    let memory_bytes = [little, page + little, 8 * page, 8 * page][random.usize(0..4)];
-    let memory_per_uid = [(page + little / 2).min(memory_bytes), memory_bytes][random.usize(0..2)];
+    let memory_bytes = [little, 3 * page + little, 8 * page, 8 * page][random.usize(0..4)];
+    let memory_per_uid = [(2 * page).min(memory_bytes), memory_bytes][random.usize(0..2)];
     Limits {
         in_flight,
         attempts,

@@ -1,0 +1,56 @@
+//! A clean restart of the bus, in which every session goes on: nobody may notice, so the model does not change.
+
+use super::world::World;
+use crate::core::{Core, Event};
+use crate::handover::{decode, encode};
+
+impl World {
+    /// As the shell does: what waits for the disk is committed, then the core is saved, written, read and restored.
+    pub(super) fn hand_over(&mut self) {
+        if !self.is_well() || self.disk.failed {
+            // What a sick disk did not take is lost with the run, as by a crash.
+            return;
+        }
+        self.note(|| "hand over".into());
+        for _ in 0..1000 {
+            if !self.core.is_committing() {
+                break;
+            }
+            self.work();
+            self.answer();
+        }
+        assert!(!self.core.is_committing(), "the store never comes to rest");
+        let lasting = self.core.session_keys();
+        for session in lasting.iter().copied().filter(|session| !self.core.is_lasting(*session)).collect::<Vec<_>>() {
+            self.step(Event::Leave { session }, false);
+        }
+        self.settle_accounts();
+        let ids = self.core.next_unused_id() + self.random.u64(0..1000)..1 << 53;
+        let before = (self.core.memory, self.core.status(None).unwrap());
+        let (saved, _) = decode(encode(&self.core.save(self.now), &[]).unwrap()).unwrap();
+        let (core, _) = Core::restore(self.now, self.limits(), Vec::new(), ids, saved).unwrap();
+        self.core = core;
+        self.disk.forget_jobs();
+        let recovered = self.disk.store.reopen(self.now.wall);
+        self.core.recover(self.now, recovered, &mut self.actions);
+        let limits = self.limits();
+        self.kept.values_mut().for_each(|kept| kept.take_limits(&limits));
+        // Every task looks for output when it begins.
+        self.woken.extend(self.clients.iter().filter_map(|client| client.session));
+        self.carry_out();
+        self.give_batch();
+        let limits = self.limits();
+        self.kept.values_mut().for_each(|kept| kept.bound(&limits));
+        // (What was loaded and not delivered is loaded again.)
+        assert!(self.core.memory <= before.0, "{} bytes, {} before", self.core.memory, before.0);
+        assert_eq!(self.core.status(None).unwrap(), before.1);
+        self.core.check_accounts();
+    }
+
+    /// What the shell was given to write is written, as far as the core knows.
+    fn settle_accounts(&mut self) {
+        for session in self.core.session_keys() {
+            self.core.count_unwritten(session, 0);
+        }
+    }
+}
