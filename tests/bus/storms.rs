@@ -62,7 +62,7 @@ async fn a_bot_that_answers_all_it_hears() {
 
 #[tokio::test]
 async fn two_bots_that_answer_each_other_stop_and_both_journals_say_why() {
-    let bus = Bus::start();
+    let bus = Bus::with(&[("modules.d/ping.toml", ""), ("modules.d/pong.toml", "")]);
     let folder = tempfile::tempdir().unwrap();
     let bots = [Bot::start(&bus, &folder, "ping"), Bot::start(&bus, &folder, "pong")];
     let tool = bus.tool().await;
