@@ -96,6 +96,8 @@ pub(crate) struct Net {
     ledger: Ledger,
     happenings: VecDeque<Happening>,
     after: After,
+    /// Whether nothing more is said.
+    hushed: bool,
     /// Lines of chat that were not said, since the start.
     dropped: u64,
 }
@@ -113,6 +115,7 @@ impl Net {
             ledger: Ledger::default(),
             happenings: VecDeque::new(),
             after: After::Stop,
+            hushed: false,
             dropped: 0,
         }
     }
@@ -129,7 +132,13 @@ impl Net {
     /// Whether something waits that could be said now, or that the server has not confirmed.
     pub(crate) fn has_work(&self) -> bool {
         let in_doubt = matches!(self.stage, Stage::Up(_)) && self.ledger.is_in_doubt();
-        in_doubt || self.queue.has_work(reachable(&self.stage))
+        in_doubt || !self.hushed && self.queue.has_work(reachable(&self.stage))
+    }
+
+    /// Says nothing more, and asks the server at once whether it has what was said: before a goodbye that does not wait
+    /// for all the rest.
+    pub(crate) fn hush(&mut self) {
+        self.hushed = true;
     }
 
     /// Messages that are not wholly said.
@@ -178,9 +187,12 @@ impl Net {
                 () = until(expires) => {}
             },
             Stage::Up(up) => {
-                let paced = up.wants_to_write(&self.queue, &self.ledger, now).map(|at| at.max(self.bucket.ready_at()));
+                let wants = match self.hushed {
+                    true => up.asks_last_at(&self.ledger),
+                    false => up.writes_at(&self.queue, &self.ledger, now).map(|at| at.max(self.bucket.ready_at())),
+                };
                 let overdue = self.ledger.overdue_at();
-                let due = [up.session.deadline(), up.leave_at, paced, overdue, expires].into_iter().flatten().min();
+                let due = [up.session.deadline(), up.leave_at, wants, overdue, expires].into_iter().flatten().min();
                 tokio::select! {
                     line = up.connection.line() => match line {
                         Ok(Some(line)) => self.on_line(&line),
@@ -242,7 +254,13 @@ impl Net {
     /// Writes what the flood control allows.
     fn write(&mut self, now: Instant) -> std::io::Result<()> {
         let Stage::Up(up) = &mut self.stage else { return Ok(()) };
-        while up.wants_to_write(&self.queue, &self.ledger, now).is_some_and(|at| at <= now) && self.bucket.take(now) {
+        if self.hushed {
+            if up.asks_last_at(&self.ledger).is_some() {
+                up.connection.send(&confirmation(self.ledger.ask(now)))?;
+            }
+            return Ok(());
+        }
+        while up.writes_at(&self.queue, &self.ledger, now).is_some_and(|at| at <= now) && self.bucket.take(now) {
             if up.asks_at(&self.queue, &self.ledger).is_some_and(|at| at <= now) {
                 up.connection.send(&confirmation(self.ledger.ask(now)))?;
                 continue;
@@ -463,8 +481,13 @@ impl Up {
         ledger.asks_at(!queue.has_work(|target| self.session.reach(target) == Reach::Now), self.session.echoes())
     }
 
+    /// When the server is to be asked before a goodbye: one line more than the flood control allows, as the goodbye is.
+    fn asks_last_at(&self, ledger: &Ledger) -> Option<Instant> {
+        if self.leave_at.is_some() { None } else { ledger.asks_at(true, false) }
+    }
+
     /// From when on there is something to write, as far as the flood control allows. Nothing after a goodbye.
-    fn wants_to_write(&self, queue: &Queue, ledger: &Ledger, now: Instant) -> Option<Instant> {
+    fn writes_at(&self, queue: &Queue, ledger: &Ledger, now: Instant) -> Option<Instant> {
         if self.leave_at.is_some() {
             return None;
         }

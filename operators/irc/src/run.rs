@@ -30,6 +30,7 @@ const SUBSCRIBE_EVERY: Duration = Duration::from_secs(10);
 const CLAIM_EVERY: Duration = Duration::from_secs(10);
 /// A stop may take 10 s in all: what waits to be said, the goodbye, and what was heard last.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
+const CONFIRM_MAX: Duration = Duration::from_secs(2);
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 
@@ -124,6 +125,8 @@ struct Moving<'a> {
 enum Stopping {
     /// What waits is still said, until then.
     Flushing(Instant),
+    /// Nothing more is said, and the server asked whether it has what was, until then.
+    Confirming(Instant),
     Leaving,
     /// The connection is closed; what was heard last is published, until then.
     Draining(Instant),
@@ -216,7 +219,7 @@ impl Work<'_> {
 
     fn wake_at(&self) -> Option<Instant> {
         let stopping = match &self.stopping {
-            Some(Stopping::Flushing(at) | Stopping::Draining(at)) => Some(*at),
+            Some(Stopping::Flushing(at) | Stopping::Confirming(at) | Stopping::Draining(at)) => Some(*at),
             _ => None,
         };
         let spare = self.spare.as_ref().map(|spare| spare.until);
@@ -225,7 +228,14 @@ impl Work<'_> {
 
     fn is_done(&mut self) -> bool {
         match &self.stopping {
-            Some(Stopping::Flushing(at)) if !self.net.has_work() || Instant::now() >= *at => {
+            Some(Stopping::Flushing(at)) if self.net.has_work() && Instant::now() >= *at => {
+                self.net.hush();
+                self.stopping = Some(Stopping::Confirming(Instant::now() + CONFIRM_MAX));
+                false
+            }
+            Some(Stopping::Flushing(at) | Stopping::Confirming(at))
+                if !self.net.has_work() || Instant::now() >= *at =>
+            {
                 self.stopping = Some(Stopping::Leaving);
                 let messages = self.net.messages();
                 if messages > 0 {
