@@ -51,6 +51,8 @@ struct Subscription {
     takes: Vec<usize>,
     /// By publisher and number.
     seen: Vec<Vec<Seen>>,
+    /// How many were seen at least once.
+    messages: u64,
     /// The id of the message that was last seen for the first time.
     last_id: u64,
     unmarked_first: u64,
@@ -110,7 +112,14 @@ impl Ledger {
     pub(crate) fn add_subscription(&mut self, id: &str, takes: &[usize]) -> usize {
         let seen = vec![Vec::new(); self.publishers.len()];
         let takes = takes.to_vec();
-        self.subscriptions.push(Subscription { id: id.into(), takes, seen, last_id: 0, unmarked_first: 0 });
+        self.subscriptions.push(Subscription {
+            id: id.into(),
+            takes,
+            seen,
+            messages: 0,
+            last_id: 0,
+            unmarked_first: 0,
+        });
         self.subscriptions.len() - 1
     }
 
@@ -196,6 +205,7 @@ impl Ledger {
                 faults.push(format!("{name} has id {}, after {}", deliver.id, book.last_id));
             }
             book.last_id = deliver.id;
+            book.messages += 1;
             book.unmarked_first += u64::from(deliver.attempt == 1);
         } else {
             let seen = &mut seen[at];
@@ -203,6 +213,7 @@ impl Ledger {
             if seen.deliveries == 1 {
                 // It was told as missing when its successor came.
                 seen.id = deliver.id;
+                book.messages += 1;
             }
             if seen.id != deliver.id {
                 faults.push(format!("{name} came as {} and as {}: it was taken twice", seen.id, deliver.id));
@@ -253,9 +264,8 @@ impl Ledger {
         let mut missing = HashMap::new();
         for one in &self.subscriptions {
             let all: u64 = one.takes.iter().map(|publisher| self.publishers[*publisher].sent).sum();
-            let seen = one.seen.iter().flatten().filter(|seen| seen.deliveries > 0).count() as u64;
-            if seen < all {
-                missing.insert(one.id.clone(), all - seen);
+            if one.messages < all {
+                missing.insert(one.id.clone(), all - one.messages);
             }
         }
         missing
