@@ -299,7 +299,8 @@ impl Core {
             self.unlist(session, slot);
         }
         self.detach(slot);
-        if !stored {
+        if !stored && let Some(key) = self.subscriptions[slot as usize].durable.as_deref().map(|durable| durable.key) {
+            self.journal.withdraw(key, &mut self.memory);
             self.remove_durable(slot);
         }
     }
@@ -420,7 +421,9 @@ impl Core {
             let store_over = self.journal.store_beyond(self.limits.store_bytes);
             let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
             let bounds = durable.bounds;
-            let (messages, bytes) = (durable.messages - durable.dying.0, durable.bytes.saturating_sub(durable.dying.1));
+            // What was to die may be acknowledged meanwhile.
+            let (messages, bytes) =
+                (durable.messages.saturating_sub(durable.dying.0), durable.bytes.saturating_sub(durable.dying.1));
             let owner_over = durable.on_disk.beyond(self.limits.store_bytes_per_owner);
             let bytes_over = bytes.saturating_sub(bounds.bytes).max(store_over).max(owner_over);
             let over = (messages.saturating_sub(bounds.messages), bytes_over);

@@ -219,6 +219,32 @@ impl Journal {
         }
     }
 
+    /// A subscription did not come to the disk: what is on its way to it in the next batch goes nowhere.
+    pub(super) fn withdraw(&mut self, key: DurableKey, memory: &mut usize) {
+        let work = &mut self.next;
+        let mut entries = HashSet::new();
+        work.writes.retain(|write| match write {
+            Write::Enqueue { entry, durable, .. } if *durable == key => {
+                entries.insert(*entry);
+                false
+            }
+            Write::Die { entry, .. } => !entries.contains(entry),
+            Write::DieOldest { durable, .. } | Write::Expire { durable, .. } => *durable != key,
+            _ => true,
+        });
+        work.marks.remove(&key);
+        work.dying.remove(&key);
+        for pending in &mut work.pending {
+            pending.entries.retain(|(of, _, account)| {
+                if *of == key {
+                    *memory -= ENTRY_BYTES;
+                    account.sub(ENTRY_BYTES);
+                }
+                *of != key
+            });
+        }
+    }
+
     pub(super) fn die_oldest(&mut self, durable: &mut Durable, messages: u64, bytes: u64) {
         let freed = self.next.dying.entry(durable.key).or_default();
         freed.0 += messages;
@@ -253,7 +279,8 @@ impl Journal {
 
     fn has_work(&self) -> bool {
         let work = &self.next;
-        !(work.writes.is_empty() && work.marks.is_empty() && work.opening.is_empty() && work.verbs.is_empty())
+        let none = work.writes.is_empty() && work.marks.is_empty() && work.opening.is_empty() && work.verbs.is_empty();
+        !(none && work.pending.is_empty())
     }
 
     /// When a batch that the disk did not take is tried again.
@@ -595,6 +622,8 @@ impl Core {
         for write in work.writes {
             match write {
                 Write::Publisher(row) => journal.repeats.mark_dirty(&row.source, row.epoch),
+                // What is in force is to be on disk; but one that never came there is none.
+                Write::Subscription(row) if !journal.by_key.contains_key(&row.durable) => {}
                 // A message that was evicted as soon as it came is not there to be evicted.
                 Write::Die { entry, .. } if refused.contains(&entry) => {}
                 write => kept.push(write),
@@ -783,6 +812,7 @@ const fn is_kept(write: &Write) -> bool {
             | Write::Attempts { .. }
             | Write::Expire { .. }
             | Write::Publisher(_)
+            | Write::Subscription(_)
             | Write::ForgetPublisher { .. }
     )
 }
