@@ -114,7 +114,7 @@ impl Item {
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) key: Option<DurableKey>,
-    /// Each since a take; the last is in force. Those that the disk refused stand there with the highest number.
+    /// Each since a take; the last is in force.
     pub(super) wishes: VecDeque<(u64, Wish)>,
     pub(super) bounds: Bounds,
     pub(super) stored: bool,
@@ -126,6 +126,8 @@ pub(super) struct Kept {
     pub(super) items: BTreeMap<u64, Item>,
     /// Every message that was ever for it.
     pub(super) ids: BTreeSet<u64>,
+    /// What died in which batch, and its size.
+    pub(super) dying: Vec<(u64, u64)>,
     /// What is to be told in gaps, and what was told, since the last start of the bus; by the number of the reason.
     pub(super) lost: BTreeMap<u8, u64>,
     pub(super) told: BTreeMap<u8, u64>,
@@ -159,6 +161,7 @@ impl Kept {
             window: 0,
             items: BTreeMap::new(),
             ids: BTreeSet::new(),
+            dying: Vec::new(),
             lost: BTreeMap::new(),
             told: BTreeMap::new(),
             last: 0,
@@ -187,10 +190,7 @@ impl Kept {
             item.denied |= !item.message.is_permitted(wish.permit);
         }
         self.set_bounds(Bounds::new(&wish, limits));
-        if self.wishes.back().is_some_and(|(take, _)| *take == u64::MAX) {
-            self.wishes.pop_back();
-            self.wishes.push_back((take, wish));
-        } else if *self.wish() != wish {
+        if *self.wish() != wish {
             self.wishes.push_back((take, wish));
         }
     }
@@ -216,8 +216,9 @@ impl Kept {
 
     /// Messages and bytes as the core counts them, at most: it does not know of deaths in the batches that have no answer.
     pub(super) fn counted(&self, answered: u64) -> (u64, u64) {
-        let counts = |item: &&Item| item.acked.is_none() && item.dead.is_none_or(|(_, take)| take > answered);
-        self.items.values().filter(counts).fold((0, 0), |(count, bytes), item| (count + 1, bytes + item.size))
+        let waiting = self.items.values().filter(|item| item.waits()).map(|item| item.size);
+        let dying = self.dying.iter().filter(|(take, _)| *take > answered).map(|(_, size)| *size);
+        waiting.chain(dying).fold((0, 0), |(count, bytes), size| (count + 1, bytes + size))
     }
 
     /// A message is for it.
@@ -408,6 +409,7 @@ impl Kept {
             other => panic!("{id} died of {other:?}"),
         }
         item.dead = Some((reason, take));
+        self.dying.push((take, item.size));
         (item.retry, item.drop) = (false, false);
         self.outstanding.remove(&id);
         if item.acked.is_none() {

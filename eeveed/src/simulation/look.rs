@@ -117,13 +117,6 @@ impl World {
                     return;
                 };
                 kept.detach();
-                if self.disk.failed {
-                    // Who knows.
-                    return;
-                }
-                // In force, and not on disk before the next one is.
-                let (_, wish) = kept.wishes.pop_back().expect("one is in force");
-                kept.wishes.push_back((u64::MAX, wish));
             }
             code => panic!("{code}: {}", refusal.text),
         }

@@ -156,7 +156,7 @@ impl World {
     fn ended(&mut self, take: u64, ok: bool) {
         let mut gone = Vec::new();
         for (name, kept) in &mut self.kept {
-            let new = !kept.stored && kept.wishes.iter().all(|(at, _)| *at < take || *at == u64::MAX);
+            let new = !kept.stored && kept.wishes.iter().all(|(at, _)| *at < take);
             let forgotten = kept.forgetting.is_some_and(|at| at < take);
             if new && !ok || forgotten && ok {
                 gone.push(*name);
@@ -183,7 +183,17 @@ impl World {
         }
         for name in gone {
             self.note(|| format!("{name:?} is no more"));
-            self.kept.remove(&name);
+            let Some(kept) = self.kept.remove(&name) else { continue };
+            // A publish behind it goes to one less.
+            let asked = self.clients.iter_mut().flat_map(|client| client.asked.values_mut());
+            for asked in asked.filter(|_| !ok) {
+                if let Asked::Publish(publication) = asked
+                    && publication.take >= take
+                    && publication.id.is_some_and(|id| kept.items.contains_key(&id))
+                {
+                    publication.durable -= 1;
+                }
+            }
             for client in &mut self.clients {
                 client.durable.retain(|_, known| *known != name);
             }

@@ -76,7 +76,7 @@ impl World {
         let known = self.taken.get(&(source, numbers.0, numbers.1)).copied();
         let publish = Publish { cause, hops: 0, epoch: numbers.0, sequence: numbers.1, document: document.clone() };
         let frame = Frame { flags: if confirmed { CONFIRM } else { 0 }, number, content: Content::Publish(publish) };
-        let take = self.takes;
+        let (take, before) = (self.takes, self.core.memory + self.core.owed);
         self.note(|| format!("{at} publishes {numbers:?} as {number}"));
         let ids = self.step(Event::Frame { session, frame }, true);
         let frames = self.output(at, 0);
@@ -101,7 +101,7 @@ impl World {
             let hops = cause.map_or(0, |cause| self.hops[&cause] + 1);
             let message = Rc::new(Message { id, source, hops, headers, document });
             if let Some(refusal) = refusal {
-                self.check_refusal(at, &message, &refusal);
+                self.check_refusal(at, &message, &refusal, before);
                 if refusal.code == Code::Denied as u16 {
                     // It is given up.
                     self.clients[at].answered(numbers);
@@ -140,14 +140,14 @@ impl World {
     }
 
     /// Whether there is the reason for it that the bus gives.
-    fn check_refusal(&mut self, at: ClientNumber, message: &Message, refusal: &Refusal) {
+    fn check_refusal(&mut self, at: ClientNumber, message: &Message, refusal: &Refusal, before: usize) {
         self.note(|| format!("{at} may not publish: {}", refusal.text));
         match Code::from_number(refusal.code) {
             Code::Denied => assert!(!message.is_permitted(self.clients[at].permits.0), "no rule: {refusal:?}"),
             Code::Loop => assert!(message.hops > 16, "no loop: {}", message.hops),
             Code::Memory => {
                 let places = self.core.subscriptions.len() * (message.document.bytes().len() + 400);
-                let would_be = self.core.memory + self.core.owed + 400 + places;
+                let would_be = before + 1000 + places;
                 assert!(would_be > self.core.limits.memory_per_uid, "{refusal:?}");
             }
             Code::Storage => assert!(self.sick, "refused by a good disk: {}", refusal.text),

@@ -45,6 +45,7 @@ impl World {
             if kept.holder.is_some() && !kept.read_failed {
                 assert!(kept.wrong.is_empty(), "{name:?}: wrongly acknowledged, and not refused: {:?}", kept.wrong);
             }
+            kept.dying.clear();
             (kept.too_many, kept.too_large, kept.age_min) = (0, false, kept.bounds.age_ms);
         }
     }

@@ -252,7 +252,12 @@ impl World {
         if durable > 0 && self.is_store_full(0) {
             self.kept.values_mut().for_each(|kept| kept.too_large = true);
         }
-        self.note(|| format!("{} of {} to {live} live, {durable} durable", message.id, message.source));
+        self.note(|| {
+            let stored = self.kept.values().map(|kept| kept.counted(self.answered).1).sum::<u64>();
+            let counted = self.core.store_status()["bytes"].clone();
+            let (id, source) = (message.id, message.source);
+            format!("{id} of {source} to {live} live, {durable} durable; {stored} bytes wait, {counted} as counted")
+        });
         (live, durable)
     }
 
@@ -313,7 +318,7 @@ impl World {
     }
 
     pub(super) fn is_well(&self) -> bool {
-        !self.sick && self.disk.trouble == Trouble::None
+        self.disk.trouble == Trouble::None && (!self.sick || self.core.journal.deadline().is_none())
     }
 }
 
