@@ -29,6 +29,8 @@ struct Shared {
 struct Wanted {
     mark: Option<Mark>,
     stop: bool,
+    /// The thread waits for its time, and need not be woken by every commit.
+    resting: bool,
     failure: Option<String>,
 }
 
@@ -49,8 +51,11 @@ impl Marker {
 
     /// This one is to be written soon: at once, if the last was not just now.
     pub(super) fn want(&self, mark: Mark) {
-        self.shared.lock().mark = Some(mark);
-        self.shared.changed.notify_one();
+        let mut wanted = self.shared.lock();
+        wanted.mark = Some(mark);
+        if !wanted.resting {
+            self.shared.changed.notify_one();
+        }
     }
 
     /// Why no mark can be written any more.
@@ -87,12 +92,14 @@ fn run(shared: &Shared, place: &Place, marks: &SharedMarks) {
             return;
         }
         wanted = shared.lock();
+        wanted.resting = true;
         while !wanted.stop
             && let Some(rest) = PERIOD.checked_sub(began.elapsed())
             && !rest.is_zero()
         {
             wanted = shared.changed.wait_timeout(wanted, rest).unwrap_or_else(PoisonError::into_inner).0;
         }
+        wanted.resting = false;
     }
 }
 
