@@ -81,8 +81,12 @@ TEST_TARGETS = $(addprefix --test ,$(filter-out machine,$(shell cargo metadata -
 	| grep -o '"kind":\["test"\],"crate_types":\["bin"\],"name":"[^"]*"' | sed 's/.*:"//; s/"$$//')))
 
 .PHONY: simulate
-simulate: need-build ## run the core against a naive model, 1,000 events a seed (SEEDS=20000)
-	EEVEE_SEEDS=$(or $(SEEDS),20000) cargo test $(LOCKED) --release -p eeveed simulate
+simulate: need-build ## run core and store against a naive model, 1,000 events a seed (SEEDS=20000)
+	EEVEE_SEEDS=$(or $(SEEDS),20000) cargo test $(LOCKED) --profile simulate -p eeveed simulation::simulate -- --nocapture
+
+.PHONY: mutants
+mutants: need-build ## break the core in one place after the other: the simulation has to notice (SEEDS=300)
+	tests/mutants/run $(SEEDS)
 
 # The daemon as it is installed, beside the tools that torment it.
 .PHONY: reliability
@@ -143,8 +147,9 @@ restart-load: need-build
 .PHONY: restart-test
 restart-test: deb need-machine restart-load ## restart eeveed under load in the machine, clients must not notice (N=200)
 	$(call say,restarts under load)
-	$(RUN_AS_ROOT) EEVEE_RESTARTS=$(or $(N),200) EEVEE_DEB=$$(ls $(DEB_DIR)/eevee_*.deb) \
-		cargo test $(LOCKED) --workspace --test machine -- restart_under_load
+	@# One machine after the other, so that neither waits for the other's processor.
+	for suite in 12 13; do $(RUN_AS_ROOT) EEVEE_RESTARTS=$(or $(N),200) EEVEE_DEB=$$(ls $(DEB_DIR)/eevee_*.deb) \
+		cargo test $(LOCKED) --workspace --test machine -- restart_under_load --suite $$suite || exit 1; done
 
 .PHONY: test-machine
 test-machine: deb need-machine restart-load ## test the package under real systemd, on Debian 12 and 13 (TESTS=reload: some)

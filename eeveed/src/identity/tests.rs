@@ -299,14 +299,14 @@ fn who_comes_too_late_is_served_by_the_next_run() {
     let read = |stream: &mut UnixStream| {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut text = String::new();
-        std::io::Read::read_to_string(stream, &mut text).map(|_| text)
+        Read::read_to_string(stream, &mut text).map(|_| text)
     };
     // Refused, as it is not PID 1; but answered.
     assert_eq!(read(&mut first).unwrap(), "");
     door.close();
     let mut late = UnixStream::connect(&path).unwrap();
     late.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    let error = std::io::Read::read(&mut late, &mut [0]).unwrap_err();
+    let error = Read::read(&mut late, &mut [0]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "it was let in");
     let next = spawn(listener, key).unwrap();
     assert_eq!(read(&mut late).unwrap(), "");

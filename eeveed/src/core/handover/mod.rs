@@ -62,10 +62,6 @@ impl Blobs {
         Self { list: list.into_iter().map(Blob::Bytes).collect(), messages: HashMap::new() }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.list.len()
-    }
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.list.iter().map(|blob| match blob {
             Blob::Message(message) => message.frame(),
@@ -141,12 +137,19 @@ struct SavedSession {
     control: Option<BlobNumber>,
     resumed: u64,
     claims: Vec<String>,
-    /// (number, (verb, id, argument))
-    verbs: Vec<(u32, Option<(String, String, String)>)>,
+    verbs: Vec<SavedVerb>,
     published: u64,
     delivered: u64,
     dropped: u64,
     denied: u64,
+}
+
+/// A verb that is carried out again; without one, it is given up.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedVerb {
+    number: u32,
+    /// (verb, id, argument)
+    control: Option<(String, String, String)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -329,7 +332,7 @@ impl Core {
             deadline: nanoseconds(request.deadline),
             deadline_ms: request.deadline_ms,
             receivers: request.receivers.to_vec(),
-            owners: request.owners.iter().map(ToString::to_string).collect(), // L
+            owners: request.owners.iter().map(ToString::to_string).collect(),
         };
         open.map(save).collect()
     }
@@ -396,8 +399,8 @@ impl SavedReload {
     }
 }
 
-fn save_verb((number, verb): &(u32, Option<Control>)) -> (u32, Option<(String, String, String)>) {
-    (*number, verb.clone().map(|Control { verb, id, argument }| (verb, id, argument)))
+fn save_verb((number, verb): &(u32, Option<Control>)) -> SavedVerb {
+    SavedVerb { number: *number, control: verb.clone().map(|Control { verb, id, argument }| (verb, id, argument)) }
 }
 
 fn nanoseconds(time: Duration) -> u64 {

@@ -27,7 +27,7 @@ use super::super::share::Account;
 use super::super::subscribe::{Subscription, own_memory, parse_filters};
 use super::super::{Action, Core, LoadedModule, Now};
 use super::{Blobs, Saved, SavedCredit, SavedEntry, SavedGap, SavedModule, SavedOperator, SavedSession};
-use super::{SavedReload, SavedRequest, SavedSubscription};
+use super::{SavedReload, SavedRequest, SavedSubscription, SavedVerb};
 use crate::config::Limits;
 
 /// What is saved makes no sense, and in which way.
@@ -227,8 +227,8 @@ impl Restoring {
             session.claims.push(name);
         }
         let mut given_up = Vec::new();
-        for (number, verb) in saved.verbs {
-            let Some((verb, id, argument)) = verb else {
+        for SavedVerb { number, control } in saved.verbs {
+            let Some((verb, id, argument)) = control else {
                 given_up.push(number);
                 continue;
             };
@@ -272,7 +272,7 @@ impl Restoring {
             subscription.listed = true;
             session.ready.push_back(slot);
         }
-        self.core.list_deliverable(now, key); // L
+        self.core.list_deliverable(now, key);
         Ok(())
     }
 
@@ -343,7 +343,7 @@ impl Restoring {
             own_memory,
             account,
             unindexed: 0,
-            durable: None, // L
+            durable: None,
             delivered: count(saved.delivered)?,
             dropped: count(saved.dropped)?,
         }) as Slot;
@@ -384,15 +384,8 @@ impl Restoring {
         let Some(session) = self.core.sessions.get_mut(&key) else { return Ok(()) };
         session.requests_open += 1;
         receivers.sort_unstable();
-        let owners = saved.owners.iter().map(|owner| owner.as_str().into()).collect(); // L
-        let request = Request {
-            session: key,
-            number,
-            deadline,
-            deadline_ms,
-            receivers: receivers.into(),
-            owners, // L
-        };
+        let owners = saved.owners.iter().map(|owner| owner.as_str().into()).collect();
+        let request = Request { session: key, number, deadline, deadline_ms, receivers: receivers.into(), owners };
         self.core.owed += request.size();
         session.account.add(request.size());
         self.core.request_deadlines.insert((deadline, address), ());

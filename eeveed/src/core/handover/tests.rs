@@ -81,7 +81,11 @@ impl Bench {
     fn publish(&mut self, session: SessionKey, number: u32, text: &str) {
         let document = Document::new([("type", "chat.message"), ("channel", "#a")], text.to_owned()).unwrap();
         let document = EncodedDocument::from(&document);
-        self.frame(session, number, Content::Publish(Publish { cause: None, hops: 0, epoch: 0, sequence: 0, document }));
+        self.frame(
+            session,
+            number,
+            Content::Publish(Publish { cause: None, hops: 0, epoch: 0, sequence: 0, document }),
+        );
     }
 
     fn subscribe(&mut self, session: SessionKey, number: u32, filter: &str, window: u64) {
