@@ -135,6 +135,7 @@ fn restart_by_stop_and_start(m: &Machine) -> Result<()> {
 }
 
 /// A hundred connections under load; `EEVEE_RESTARTS` says how often.
+#[allow(clippy::print_stdout, reason = "the figures are what make restart-test is run for")]
 fn restart_under_load(m: &Machine) -> Result<()> {
     let count = std::env::var("EEVEE_RESTARTS").unwrap_or_else(|_| "5".to_owned());
     let restarts: u64 = count.parse().with_context(|| format!("EEVEE_RESTARTS is {count:?}"))?;
