@@ -30,7 +30,7 @@ pub(crate) async fn turn(time: Duration) -> Result<Turn> {
 async fn measure(socket: &Path, time: Duration) -> Result<Turn> {
     let one = publish(socket, "one", 1, Limit::Time(Rc::new(Meter::new(time)))).await?;
     let many = publish(socket, "many", MANY, Limit::Time(Rc::new(Meter::new(time)))).await?;
-    publish(socket, "work", MANY, Limit::Count(ACKNOWLEDGED / MANY + 1)).await?;
+    publish(socket, "work", MANY, Limit::Count(ACKNOWLEDGED / MANY)).await?;
     Ok(Turn { one, many, acknowledged: acknowledge(socket).await? })
 }
 
@@ -96,7 +96,7 @@ async fn acknowledge(socket: &Path) -> Result<f64> {
     let mut tool = Session::connect(socket, None, 0).await?;
     let began = Instant::now();
     session.send(&Frame::new(1, Content::Subscribe(subscribe("type=work", Some("work"), NO_WINDOW))));
-    let all = (ACKNOWLEDGED / MANY + 1) * MANY;
+    let all = ACKNOWLEDGED;
     let mut done = 0;
     while done < all {
         let mut acks = Vec::new();

@@ -81,7 +81,7 @@ async fn address(folder: &Path) -> Result<String> {
 async fn measure(address: &str, time: Duration) -> Result<Turn> {
     let one = publish(address, "one", 1, Limit::Time(Rc::new(Meter::new(time)))).await?;
     let many = publish(address, "many", MANY, Limit::Time(Rc::new(Meter::new(time)))).await?;
-    publish(address, "work", MANY, Limit::Count(ACKNOWLEDGED / MANY + 1)).await?;
+    publish(address, "work", MANY, Limit::Count(ACKNOWLEDGED / MANY)).await?;
     Ok(Turn { one, many, acknowledged: acknowledge(address).await? })
 }
 
@@ -240,7 +240,7 @@ async fn acknowledge(address: &str) -> Result<f64> {
             "deliver_policy": "all", "max_ack_pending": IN_FLIGHT, "max_deliver": 20 },
     });
     tool.ask("$JS.API.CONSUMER.DURABLE.CREATE.work.one", &consumer).await?;
-    let all = (ACKNOWLEDGED / MANY + 1) * MANY;
+    let all = ACKNOWLEDGED;
     let (mut done, mut acks) = (0, Vec::new());
     while done < all {
         let mut next = Some(link.line().await?);
