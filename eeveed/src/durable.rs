@@ -82,6 +82,10 @@ impl Hub {
                 (store, crate::core::storage::Recovered::default())
             }
         };
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "at most one batch and a page for each subscription are under way"
+        )]
         let (answers, from_store) = mpsc::unbounded_channel();
         let worker = Worker::start(store, answers).context("no thread for the store")?;
         self.disk.worker.replace(Some(worker));
@@ -124,7 +128,6 @@ impl Hub {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "at most one batch and a page for each subscription are under way")]
 async fn listen(hub: Rc<Hub>, mut from_store: mpsc::UnboundedReceiver<Answer>) {
     while let Some(answer) = from_store.recv().await {
         match answer {

@@ -138,7 +138,10 @@ async fn find(hub: &Rc<Hub>, session: SessionKey, asked: Asked) -> Result<Vec<En
     let mut entries = Vec::with_capacity(found.len());
     for (entry, owner) in found {
         if !owner.is_some_and(|owner| scope.covers(&owner)) {
-            return Err(refusal(Code::NotFound, format!("there is no dead letter {entry} of yours; nothing was changed")));
+            return Err(refusal(
+                Code::NotFound,
+                format!("there is no dead letter {entry} of yours; nothing was changed"),
+            ));
         }
         entries.push(entry);
     }

@@ -50,7 +50,8 @@ impl Core {
             ("halt" | "resume", Some(id)) if self.operators.contains_key(&id) => {
                 Some(self.halt(now, &id, control.verb == "halt"))
             }
-            ("halt" | "resume" | "reload", Some(_)) | ("reload-bus" | "status" | "queues" | "dead-list" | "dead-show" | "dead-retry" | "dead-drop", _) => {
+            ("halt" | "resume" | "reload", Some(_))
+            | ("reload-bus" | "status" | "queues" | "dead-list" | "dead-show" | "dead-retry" | "dead-drop", _) => {
                 if session.verbs.len() >= VERBS_OPEN_MAX {
                     let max = VERBS_OPEN_MAX as u64;
                     let text = format!("{max} verbs of this session are being carried out; wait for their answers");
@@ -63,7 +64,9 @@ impl Core {
             ("forget", _) => {
                 let named: Named = match serde_json::from_str(&control.argument) {
                     Ok(named) => named,
-                    Err(error) => return Some(Err(refusal(Code::NotFound, format!("forget wants owner and name: {error}")))),
+                    Err(error) => {
+                        return Some(Err(refusal(Code::NotFound, format!("forget wants owner and name: {error}"))));
+                    }
                 };
                 let source = session.source.clone();
                 match self.scope_of(key) {
@@ -71,7 +74,8 @@ impl Core {
                         self.forget((key, number), &named.owner, &named.name).err().map(Err)
                     }
                     _ => {
-                        let text = format!("{source} may forget its own durable subscriptions, not those of {}", named.owner);
+                        let text =
+                            format!("{source} may forget its own durable subscriptions, not those of {}", named.owner);
                         Some(Err(refusal(Code::Denied, shortened(&text, 512))))
                     }
                 }

@@ -145,14 +145,12 @@ impl Index {
             let Some(by_value) = self.equal.get(key) else { return values.len() };
             values.iter().map(|value| 1 + by_value.get(value).map_or(0, Vec::len)).sum()
         };
-        equalities(filter)
-            .min_by_key(|(key, values)| crowd(key, values))
-            .map(|(key, values)| {
-                let mut values = values.to_vec();
-                values.sort_unstable();
-                values.dedup();
-                (key.clone(), values)
-            })
+        equalities(filter).min_by_key(|(key, values)| crowd(key, values)).map(|(key, values)| {
+            let mut values = values.to_vec();
+            values.sort_unstable();
+            values.dedup();
+            (key.clone(), values)
+        })
     }
 }
 

@@ -80,7 +80,13 @@ impl Core {
         }
     }
 
-    pub(super) fn new_session(&mut self, now: Now, identity: Identity, peer: Peer, module: Option<&LoadedModule>) -> Session {
+    pub(super) fn new_session(
+        &mut self,
+        now: Now,
+        identity: Identity,
+        peer: Peer,
+        module: Option<&LoadedModule>,
+    ) -> Session {
         let source: Rc<str> = identity.source().into();
         let (may_publish, may_receive) = permits(&identity, module);
         let rate = module.and_then(LoadedModule::rate);

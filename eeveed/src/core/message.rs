@@ -34,7 +34,8 @@ impl Routed {
         if u32::from_le_bytes(*length) as usize != body.len() {
             return None;
         }
-        let Ok(Some(Frame { flags: 0, number: 0, content })) = Frame::decode(bytes::Bytes::copy_from_slice(body)) else {
+        let Ok(Some(Frame { flags: 0, number: 0, content })) = Frame::decode(bytes::Bytes::copy_from_slice(body))
+        else {
             return None;
         };
         let Content::Deliver(deliver) = content else { return None };

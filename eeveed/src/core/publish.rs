@@ -9,10 +9,12 @@ use std::rc::Rc;
 use hashbrown::HashMap;
 use libeevee::GapReason;
 use libeevee::wire::limits::HOPS_MAX;
-use libeevee::wire::{CONFIRM, REPEATED, Code, Content, Deliver, EncodedDocument, Frame, Grant, Publish, Published, Refusal};
+use libeevee::wire::{
+    CONFIRM, Code, Content, Deliver, EncodedDocument, Frame, Grant, Publish, Published, REPEATED, Refusal,
+};
 
-use super::durable::{Confirm, Enqueue};
 use super::durable::repeat::Known;
+use super::durable::{Confirm, Enqueue};
 use super::index::{Slot, View};
 use super::message::Routed;
 use super::queue::{PLACE_BYTES, Pushed, Waiting};
@@ -143,8 +145,16 @@ impl Core {
             return;
         }
         let confirmed = Some(confirm);
-        let outgoing =
-            Outgoing { cause, hops, document: &document, reply_address: None, epoch, sequence, confirm: confirmed, wanted_ms: 0 };
+        let outgoing = Outgoing {
+            cause,
+            hops,
+            document: &document,
+            reply_address: None,
+            epoch,
+            sequence,
+            confirm: confirmed,
+            wanted_ms: 0,
+        };
         let sent = self.send(now, key, outgoing);
         let waits = sent.as_ref().is_ok_and(|sent| !sent.to.durable.is_empty());
         if epoch != 0 && !waits {
@@ -294,8 +304,7 @@ impl Core {
             let live = u32::try_from(to.live.len()).unwrap_or(u32::MAX);
             let Outgoing { epoch, sequence, confirm, wanted_ms, .. } = outgoing;
             let credit = Some((key, document.bytes().len() as u64));
-            let enqueue =
-                Enqueue { confirm, source: &source, epoch, sequence, live, credit, record, wanted_ms };
+            let enqueue = Enqueue { confirm, source: &source, epoch, sequence, live, credit, record, wanted_ms };
             self.enqueue_durable(now, &to.durable, enqueue);
         }
         if !to.live.is_empty() {
@@ -339,8 +348,16 @@ impl Core {
                         document: document.clone(),
                     };
                     let (epoch, sequence, live, wanted_ms) = (0, 0, 0, 0);
-                    let enqueue =
-                        Enqueue { confirm: None, source: &source, epoch, sequence, live, credit: None, record, wanted_ms };
+                    let enqueue = Enqueue {
+                        confirm: None,
+                        source: &source,
+                        epoch,
+                        sequence,
+                        live,
+                        credit: None,
+                        record,
+                        wanted_ms,
+                    };
                     self.enqueue_durable(now, &to.durable, enqueue);
                 }
                 // There is no publisher to refuse it to; those who do not get it are told.

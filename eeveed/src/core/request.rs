@@ -118,9 +118,10 @@ impl Core {
         }
         let Some(source) = self.sessions.get(&key).map(|session| session.source.clone()) else { return };
         let bytes = document.bytes().len() as u64;
-        let known = self.requests.get(&address).is_some_and(|request| {
-            request.receivers.binary_search(&key).is_ok() || request.owners.contains(&source)
-        });
+        let known = self
+            .requests
+            .get(&address)
+            .is_some_and(|request| request.receivers.binary_search(&key).is_ok() || request.owners.contains(&source));
         if !known {
             let text =
                 format!("no request waits at address {address} for an answer of {source}: answered, or too late");

@@ -79,7 +79,9 @@ pub(crate) enum Write {
     /// A subscription is new, or changed.
     Subscription(SubscriptionRow),
     /// It ends, with all that waits in it and all its dead letters.
-    Forget { durable: DurableKey },
+    Forget {
+        durable: DurableKey,
+    },
     /// A message waits for a subscription. Times are of the store's own clock: milliseconds that only rise.
     Enqueue {
         entry: EntryNumber,
@@ -90,28 +92,63 @@ pub(crate) enum Write {
         record: Arc<Record>,
     },
     /// Entries of the subscription up to this one may have been delivered.
-    Delivered { durable: DurableKey, entry: EntryNumber },
+    Delivered {
+        durable: DurableKey,
+        entry: EntryNumber,
+    },
     /// So often was this one delivered, exactly.
-    Attempts { entry: EntryNumber, attempts: u32 },
+    Attempts {
+        entry: EntryNumber,
+        attempts: u32,
+    },
     /// Done; it is deleted.
-    Acknowledge { entry: EntryNumber },
+    Acknowledge {
+        entry: EntryNumber,
+    },
     /// It becomes a dead letter.
-    Die { entry: EntryNumber, death: Death },
+    Die {
+        entry: EntryNumber,
+        death: Death,
+    },
     /// The oldest entries of a subscription above `after` become dead letters, until so many messages and so many bytes
     /// are gone.
-    DieOldest { durable: DurableKey, after: EntryNumber, messages: u64, bytes: u64, death: Death },
+    DieOldest {
+        durable: DurableKey,
+        after: EntryNumber,
+        messages: u64,
+        bytes: u64,
+        death: Death,
+    },
     /// All entries above `after` become dead letters that wait since before `before_ms`, or whose `expires_ms` is before
     /// `now_ms`.
-    Expire { durable: DurableKey, after: EntryNumber, before_ms: u64, now_ms: u64, death: Death },
+    Expire {
+        durable: DurableKey,
+        after: EntryNumber,
+        before_ms: u64,
+        now_ms: u64,
+        death: Death,
+    },
     /// What is known of a publisher.
     Publisher(PublisherRow),
-    ForgetPublisher { source: String, epoch: u64 },
+    ForgetPublisher {
+        source: String,
+        epoch: u64,
+    },
     /// A dead letter waits again, as this new entry, as if it had just come.
-    Retry { dead: EntryNumber, entry: EntryNumber, since_ms: u64 },
+    Retry {
+        dead: EntryNumber,
+        entry: EntryNumber,
+        since_ms: u64,
+    },
     /// A dead letter is deleted. An entry that is no dead letter any more is no error, here and in Retry.
-    DropDead { dead: EntryNumber },
+    DropDead {
+        dead: EntryNumber,
+    },
     /// All dead letters but the newest are deleted: at most so many stay, of at most so many bytes together.
-    TrimDead { messages: u64, bytes: u64 },
+    TrimDead {
+        messages: u64,
+        bytes: u64,
+    },
 }
 
 /// What is written in one transaction.

@@ -39,8 +39,6 @@ impl World {
         self.woken.extend(self.clients.iter().filter_map(|client| client.session));
         self.carry_out();
         self.give_batch();
-        let limits = self.limits();
-        self.kept.values_mut().for_each(|kept| kept.bound(&limits));
         // (What was loaded and not delivered is loaded again.)
         assert!(self.core.memory <= before.0, "{} bytes, {} before", self.core.memory, before.0);
         assert_eq!(self.core.status(None).unwrap(), before.1);

@@ -204,11 +204,6 @@ impl Kept {
         self.set_bounds(Bounds::new(self.wish(), limits));
     }
 
-    /// The bus starts with these limits.
-    pub(super) fn bound(&mut self, limits: &Limits) {
-        self.set_bounds(Bounds::new(self.wish(), limits));
-    }
-
     fn set_bounds(&mut self, bounds: Bounds) {
         self.age_min = self.age_min.min(bounds.age_ms);
         self.bounds = bounds;
@@ -453,7 +448,7 @@ impl Kept {
             return false;
         }
         self.stored = true;
-        self.bound(limits);
+        self.take_limits(limits);
         for item in self.items.values_mut() {
             if !is_there(item.take) || !item.written {
                 assert!(!is_there(item.take) || item.is_announcement(), "{} was not written", item.message.id);

@@ -79,6 +79,7 @@ fn simulate() {
             eprintln!("{}", std::backtrace::Backtrace::capture());
         }
     }));
+    let begun = std::time::Instant::now();
     let next = AtomicU64::new(seeds.start);
     let failed = std::sync::Mutex::new(Vec::new());
     let work = || {
@@ -104,5 +105,7 @@ fn simulate() {
         let why = why.replace('\n', " ").chars().take(400).collect::<String>();
         eprintln!("seed {seed} fails: {why}; again with: EEVEE_SEED={seed} cargo test --release -p eeveed simulate");
     }
-    assert!(failed.is_empty(), "{} of {} seeds failed", failed.len(), next.into_inner().min(seeds.end) - seeds.start);
+    let run = next.into_inner().min(seeds.end) - seeds.start;
+    eprintln!("{run} seeds of {EVENTS} events, {} violations, {:?}", failed.len(), begun.elapsed());
+    assert!(failed.is_empty(), "{} of {run} seeds failed", failed.len());
 }

@@ -47,6 +47,7 @@ impl World {
     }
 
     fn start_anew(&mut self) {
+        self.runs += 1;
         self.disk.forget_jobs();
         for at in 0..self.clients.len() {
             self.disconnected(at);
@@ -76,7 +77,8 @@ impl World {
             recovered.subscriptions.iter().map(|found| found.row.owner.clone() + &found.row.name).collect();
         let mut wanted: Vec<String> = self.kept.keys().map(|name| name.owner.to_owned() + name.name).collect();
         let mut sorted = found.clone();
-        (sorted.sort(), wanted.sort());
+        sorted.sort();
+        wanted.sort();
         assert_eq!(sorted, wanted, "durable subscriptions at the start");
         self.core = Core::new(self.now, self.random.u64(..), self.core.limits.clone(), halted, ids);
         self.core.recover(self.now, recovered, &mut self.actions);

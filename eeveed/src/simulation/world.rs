@@ -46,6 +46,8 @@ pub(super) struct World {
     pub(super) closing: BTreeSet<SessionKey>,
     /// Operators that are halted, and since when.
     pub(super) halted: BTreeMap<&'static str, Duration>,
+    /// How often the bus was started.
+    pub(super) runs: u64,
     /// Batches that were given to the store; the last of them that is on disk; the last whose end the core knows.
     pub(super) takes: u64,
     pub(super) done: u64,
@@ -87,6 +89,7 @@ impl World {
             woken: BTreeSet::new(),
             closing: BTreeSet::new(),
             halted: BTreeMap::new(),
+            runs: 0,
             takes: 0,
             done: 0,
             answered: 0,
@@ -275,7 +278,7 @@ impl World {
     /// Moves the clock on, with a tick whenever one is due.
     pub(super) fn pass(&mut self, time: Duration) {
         let end = self.now.mono + time;
-        let mut ticks = 0;
+        let (mut ticks, runs) = (0, self.runs);
         while let Some(at) = self.core.deadline().filter(|at| *at <= end) {
             self.now.mono = self.now.mono.max(at);
             self.step(Event::Tick, false);
@@ -284,6 +287,10 @@ impl World {
             assert!(ticks < 2000, "ticks without an end");
             if self.random.bool() {
                 self.disk_works();
+            }
+            if self.runs != runs {
+                // The bus has crashed meanwhile, and perhaps the machine.
+                return;
             }
         }
         self.now.mono = end;

@@ -136,7 +136,7 @@ impl Client {
     /// faster than `rate` in its module file allows, or than the bus can take; [`ErrorKind::Disconnected`] when the bus was
     /// away for all that time.
     pub async fn publish_within(&self, message: impl Into<Outgoing>, within: Duration) -> Result<(), Error> {
-        match tokio::time::timeout(within, self.publish(message)).await {
+        match timeout(within, self.publish(message)).await {
             Ok(published) => published,
             Err(_) => Err(self.shared.not_within(within)),
         }

@@ -193,7 +193,8 @@ impl Core {
         subscription.account.add(subscription.own_memory);
         subscription.attach(key, number, filters, &asked);
         let Some(durable) = subscription.durable.as_deref_mut() else { return };
-        let changed = !durable.stored || durable.unwritten || durable.spec != spec;
+        let changed = !durable.stored || durable.unwritten || durable.writing > 0 || durable.spec != spec;
+        durable.writing += u32::from(changed);
         durable.spec = spec;
         durable.bounds = bounds;
         durable.may_receive = may_receive.unwrap_or_else(|| durable.may_receive.clone());
@@ -276,6 +277,11 @@ impl Core {
             return;
         };
         durable.stored = true;
+        durable.writing = durable.writing.saturating_sub(1);
+        if durable.writing > 0 {
+            // A later batch has what the present session asked for.
+            return;
+        }
         durable.unwritten = false;
         if let Some((key, number)) = durable.opening.take() {
             self.ok(key, number);
@@ -291,6 +297,7 @@ impl Core {
         let (stored, opening) = (durable.stored, durable.opening.take());
         let text = format!("durable subscription {} cannot be stored: {why}", durable.name);
         durable.unwritten = true;
+        durable.writing = durable.writing.saturating_sub(1);
         let session = self.subscriptions[slot as usize].session;
         if let Some((key, number)) = opening {
             self.unlist(key, slot);
@@ -299,8 +306,7 @@ impl Core {
             self.unlist(session, slot);
         }
         self.detach(slot);
-        if !stored && let Some(key) = self.subscriptions[slot as usize].durable.as_deref().map(|durable| durable.key) {
-            self.journal.withdraw(key, &mut self.memory);
+        if !stored {
             self.remove_durable(slot);
         }
     }
@@ -556,6 +562,7 @@ fn new_durable(key: u32, owner: Rc<str>, name: &str, spec: Spec, may_receive: Rc
         opening: None,
         stored: false,
         unwritten: false,
+        writing: 0,
         forgetting: false,
         messages: 0,
         bytes: 0,

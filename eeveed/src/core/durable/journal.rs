@@ -100,6 +100,25 @@ struct Work {
     deaths: bool,
 }
 
+impl Work {
+    /// Takes what would have been the next batch; of its writes, what is to be written later.
+    fn absorb(&mut self, next: Self) {
+        self.writes.extend(next.writes.into_iter().filter(is_kept));
+        self.pending.extend(next.pending);
+        self.opening.extend(next.opening);
+        self.verbs.extend(next.verbs);
+        self.forgets.extend(next.forgets);
+        for (key, entry) in next.marks {
+            let mark = self.marks.entry(key).or_default();
+            *mark = (*mark).max(entry);
+        }
+        for (key, (messages, bytes)) in next.dying {
+            let dying = self.dying.entry(key).or_default();
+            *dying = (dying.0 + messages, dying.1 + bytes);
+        }
+    }
+}
+
 /// What the store is doing, as far as the bus knows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) enum State {
@@ -216,32 +235,6 @@ impl Journal {
         match self.store_bytes.saturating_sub(max) {
             0 => 0,
             over => over.saturating_sub(self.owners.values().map(|owner| owner.dying()).sum()),
-        }
-    }
-
-    /// A subscription did not come to the disk: what is on its way to it in the next batch goes nowhere.
-    pub(super) fn withdraw(&mut self, key: DurableKey, memory: &mut usize) {
-        let work = &mut self.next;
-        let mut entries = HashSet::new();
-        work.writes.retain(|write| match write {
-            Write::Enqueue { entry, durable, .. } if *durable == key => {
-                entries.insert(*entry);
-                false
-            }
-            Write::Die { entry, .. } => !entries.contains(entry),
-            Write::DieOldest { durable, .. } | Write::Expire { durable, .. } => *durable != key,
-            _ => true,
-        });
-        work.marks.remove(&key);
-        work.dying.remove(&key);
-        for pending in &mut work.pending {
-            pending.entries.retain(|(of, _, account)| {
-                if *of == key {
-                    *memory -= ENTRY_BYTES;
-                    account.sub(ENTRY_BYTES);
-                }
-                *of != key
-            });
         }
     }
 
@@ -571,7 +564,7 @@ impl Core {
     }
 
     /// Nothing of a batch is on disk. Messages are refused, and what has to be written is written later.
-    fn batch_refused(&mut self, now: Now, work: Work, error: StorageError) {
+    fn batch_refused(&mut self, now: Now, mut work: Work, error: StorageError) {
         let (state, why) = match error {
             StorageError::Unavailable(why) => (State::Unavailable(now.mono + UNAVAILABLE_TIME, why.clone()), why),
             StorageError::Failed(why) => {
@@ -584,6 +577,9 @@ impl Core {
             self.log_store(tracing::Level::ERROR, text);
         }
         self.journal.state = state;
+        // What waits behind it fares no better: nobody shall wait for a disk that may be full for days, nor for an answer
+        // that is lost when the bus is restarted meanwhile.
+        work.absorb(std::mem::take(&mut self.journal.next));
         self.settle_dying(&work);
         let refused: HashSet<EntryNumber> =
             work.pending.iter().flat_map(|pending| pending.entries.iter().map(|(_, entry, _)| *entry)).collect();
@@ -629,8 +625,7 @@ impl Core {
                 write => kept.push(write),
             }
         }
-        kept.append(&mut journal.next.writes);
-        journal.next.writes = kept;
+        kept.into_iter().for_each(|write| journal.write(write));
     }
 
     fn pending_refused(&mut self, now: Now, pending: Pending, why: &str) {

@@ -105,6 +105,8 @@ pub(super) struct Durable {
     opening: Option<(SessionKey, u32)>,
     /// Whether it is on disk.
     stored: bool,
+    /// How many batches are under way that say what it is.
+    writing: u32,
     /// Whether a change of it did not come to the disk.
     unwritten: bool,
     /// Whether it is to be forgotten.
