@@ -39,6 +39,10 @@ pub(super) fn salvage(
     } else {
         None
     };
+    // One look for all, and not one for each row.
+    if let Some(source) = &source {
+        let _ = source.execute_batch("BEGIN");
+    }
     let mut saved = Saved::default();
     place.build(|target| {
         saved = Saved::default();
@@ -162,7 +166,8 @@ impl Copy<'_> {
             if matches!(end, Read::End) {
                 return Ok(());
             }
-            if let Some(last) = last {
+            // Never back: a damaged page can show rows of any number.
+            if let Some(last) = last.filter(|last| *last >= from) {
                 (from, step) = (last, 1);
             }
             // Keys are never negative in what we wrote.
@@ -197,7 +202,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Reads as far as it goes; says how it ended, and the last key.
+    /// Reads as far as it goes; says how it ended, and the highest key of a good row.
     fn scan(&mut self, sql: &str, from: Option<i64>, count_bad: bool) -> rusqlite::Result<(Read, Option<i64>)> {
         let source = self.source;
         let Ok(mut select) = source.prepare_cached(sql) else { return Ok((Read::Unreadable, None)) };
@@ -214,10 +219,10 @@ impl Copy<'_> {
                 self.saved.bad += u64::from(count_bad);
                 continue;
             };
-            if let Value::Integer(key) = values[0] {
-                last = Some(key);
-            }
-            if !self.keep(values)? {
+            let key = if let Value::Integer(key) = values[0] { Some(key) } else { None };
+            if self.keep(values)? {
+                last = last.max(key);
+            } else {
                 self.saved.bad += u64::from(count_bad);
             }
         }
