@@ -476,7 +476,8 @@ impl Core {
 
     fn stop(&mut self, why: &str) {
         self.stopping = true;
-        let keys: Vec<SessionKey> = self.sessions.keys().copied().collect();
+        let mut keys: Vec<SessionKey> = self.sessions.keys().copied().collect();
+        keys.sort_unstable();
         for key in keys {
             if let Some(session) = self.sessions.get_mut(&key) {
                 session.closing = true;

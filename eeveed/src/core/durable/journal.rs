@@ -143,7 +143,8 @@ pub(crate) struct Journal {
     /// The store's own clock when the monotonic one was at zero; the latter may have run for long before there was a store.
     pub(super) time_base: i64,
     pub(super) state: State,
-    pub(super) by_key: HashMap<DurableKey, Slot>,
+    /// Sorted, so that one run is as the other.
+    pub(super) by_key: BTreeMap<DurableKey, Slot>,
     /// By owner and name.
     pub(super) by_name: BTreeMap<(Rc<str>, String), Slot>,
     pub(in crate::core) repeats: Repeats,
@@ -211,6 +212,11 @@ impl Journal {
     pub(super) fn mark(&mut self, durable: DurableKey, entry: EntryNumber) {
         let mark = self.next.marks.entry(durable).or_default();
         *mark = (*mark).max(entry);
+    }
+
+    /// Nothing of it will be delivered any more; a mark behind its end would be one of nothing.
+    pub(super) fn unmark(&mut self, durable: DurableKey) {
+        self.next.marks.remove(&durable);
     }
 
     pub(super) fn await_opening(&mut self, slot: Slot) {

@@ -86,6 +86,7 @@ impl Core {
         let answer = json!({ "messages": durable.messages, "dead": durable.dead }).to_string();
         let key = durable.key;
         self.unfile(slot);
+        self.journal.unmark(key);
         self.journal.write(Write::Forget { durable: key });
         self.journal.await_forget(slot);
         self.await_verb(verb, answer);
