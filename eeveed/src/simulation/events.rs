@@ -248,7 +248,7 @@ impl World {
             if kept.items.get(&id).is_some_and(super::kept::Item::is_unclear) {
                 return;
             }
-            kept.wrong.insert(id);
+            kept.acknowledge_wrongly(id);
         }
         self.note(|| format!("{at} acknowledges {id} in {number}"));
         let client = &mut self.clients[at];
@@ -284,7 +284,7 @@ impl World {
             if kept.items.get(&id).is_some_and(super::kept::Item::is_unclear) {
                 return;
             }
-            kept.wrong.insert(id);
+            kept.acknowledge_wrongly(id);
         }
         self.note(|| format!("{at} gives back {id} in {number}, dead: {dead}, after {delay_ms} ms"));
         self.clients[at].in_hand.retain(|known| *known != (name, id));
@@ -356,7 +356,7 @@ impl World {
         for frame in frames {
             self.look(at, frame);
         }
-        let (accepted, take, limits) = (self.random.bool(), self.takes, self.limits());
+        let (accepted, take) = (self.random.bool(), self.takes);
         self.note(|| format!("{source} reloads {permits:?}: {accepted}"));
         self.send_only(at, reload, Content::Verdict(Verdict { accepted, text: "because".into() }));
         if accepted {
@@ -364,7 +364,7 @@ impl World {
             for name in self.clients[at].durable.values() {
                 if let Some(kept) = self.kept.get_mut(name) {
                     let wish = Wish { permit: permits.1, ..kept.wish().clone() };
-                    kept.set_wish(take, wish, &limits);
+                    kept.change_wish(take, wish);
                 }
             }
         }

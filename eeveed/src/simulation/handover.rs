@@ -20,6 +20,9 @@ impl World {
             self.answer();
         }
         assert!(!self.core.is_committing(), "the store never comes to rest");
+        if self.sick {
+            return;
+        }
         let lasting = self.core.session_keys();
         for session in lasting.iter().copied().filter(|session| !self.core.is_lasting(*session)).collect::<Vec<_>>() {
             self.step(Event::Leave { session }, false);
@@ -34,7 +37,10 @@ impl World {
         let recovered = self.disk.store.reopen(self.now.wall);
         self.core.recover(self.now, recovered, &mut self.actions);
         let limits = self.limits();
-        self.kept.values_mut().for_each(|kept| kept.take_limits(&limits));
+        for kept in self.kept.values_mut() {
+            kept.take_limits(&limits);
+            kept.forget_early();
+        }
         // Every task looks for output when it begins.
         self.woken.extend(self.clients.iter().filter_map(|client| client.session));
         self.carry_out();

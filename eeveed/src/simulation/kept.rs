@@ -78,6 +78,8 @@ pub(super) struct Item {
     pub(super) flying: bool,
     /// At this take, and whether the bus could tell at once that it is right.
     pub(super) acked: Option<(u64, bool)>,
+    /// The bus may have lost that acknowledgement with the session, before it could look whether it is right.
+    pub(super) unsure: bool,
     /// An acknowledgement that ought to be right was refused: it must be gone.
     pub(super) refused: bool,
     /// Its subscriber gave it up.
@@ -98,7 +100,14 @@ pub(super) struct Item {
 
 impl Item {
     pub(super) const fn waits(&self) -> bool {
-        self.acked.is_none() && self.dead.is_none()
+        (self.acked.is_none() || self.unsure) && self.dead.is_none()
+    }
+
+    /// If its acknowledgement was lost: it was not made.
+    pub(super) const fn take_back(&mut self) {
+        if self.unsure {
+            (self.acked, self.unsure) = (None, false);
+        }
     }
 
     /// After a start the bus cannot know whether it delivered this, or waits until it has looked.
@@ -126,6 +135,8 @@ pub(super) struct Kept {
     pub(super) items: BTreeMap<u64, Item>,
     /// Every message that was ever for it.
     pub(super) ids: BTreeSet<u64>,
+    /// So many deaths were the store's choice.
+    pub(super) chosen: u64,
     /// What died in which batch, and its size.
     pub(super) dying: Vec<(u64, u64)>,
     /// What is to be told in gaps, and what was told, since the last start of the bus; by the number of the reason.
@@ -139,6 +150,8 @@ pub(super) struct Kept {
     pub(super) attempts_max: u32,
     /// Acknowledgements that must be refused.
     pub(super) wrong: BTreeSet<u64>,
+    /// All that were made in this session.
+    pub(super) wronged: BTreeSet<u64>,
     /// So many may be lost because it was full; beyond all counting where bytes are the bound.
     pub(super) too_many: u64,
     pub(super) too_large: bool,
@@ -161,6 +174,7 @@ impl Kept {
             window: 0,
             items: BTreeMap::new(),
             ids: BTreeSet::new(),
+            chosen: 0,
             dying: Vec::new(),
             lost: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -169,6 +183,7 @@ impl Kept {
             in_flight_max: 0,
             attempts_max: 0,
             wrong: BTreeSet::new(),
+            wronged: BTreeSet::new(),
             too_many: 0,
             too_large: false,
             read_failed: false,
@@ -184,12 +199,17 @@ impl Kept {
         self.forgetting.is_none() && message.is_permitted(wish.permit) && message.matches(&wish.filters)
     }
 
-    /// Another wish is in force; the disk learns of it unless it has it.
+    /// Another wish is in force, with bounds by the present limits.
     pub(super) fn set_wish(&mut self, take: u64, wish: Wish, limits: &Limits) {
+        self.set_bounds(Bounds::new(&wish, limits));
+        self.change_wish(take, wish);
+    }
+
+    /// The disk learns of it unless it has it.
+    pub(super) fn change_wish(&mut self, take: u64, wish: Wish) {
         for item in self.items.values_mut() {
             item.denied |= !item.message.is_permitted(wish.permit);
         }
-        self.set_bounds(Bounds::new(&wish, limits));
         if *self.wish() != wish {
             self.wishes.push_back((take, wish));
         }
@@ -240,6 +260,7 @@ impl Kept {
             due: Duration::ZERO,
             flying: false,
             acked: None,
+            unsure: false,
             refused: false,
             killed: false,
             may_die: false,
@@ -275,8 +296,17 @@ impl Kept {
         self.last = 0;
         self.outstanding.clear();
         self.wrong.clear();
+        self.wronged.clear();
+        self.forget_early();
         for item in self.items.values_mut() {
             (item.in_session, item.flying) = (false, false);
+        }
+    }
+
+    /// What was acknowledged and could not be looked at yet may come again.
+    pub(super) fn forget_early(&mut self) {
+        for item in self.items.values_mut() {
+            item.unsure |= matches!(item.acked, Some((_, false)));
         }
     }
 
@@ -288,6 +318,7 @@ impl Kept {
         let (permit, age_max) = (self.wish().permit, self.bounds.age_ms);
         let item = self.items.get_mut(&id).expect("a delivery of what is not for it, or was done with");
         assert!(!item.pending, "{id} is delivered before it is on disk");
+        item.take_back();
         assert!(item.acked.is_none(), "{id} is delivered after it was acknowledged");
         assert!(!item.killed, "{id} is delivered after it was given up");
         assert!(item.dead.is_none_or(|(_, take)| take > answered), "{id} is a dead letter, and delivered");
@@ -351,6 +382,12 @@ impl Kept {
         })
     }
 
+    /// It was acknowledged, and that is wrong.
+    pub(super) fn acknowledge_wrongly(&mut self, id: u64) {
+        self.wrong.insert(id);
+        self.wronged.insert(id);
+    }
+
     /// It was acknowledged, and this ought to be right.
     pub(super) fn acknowledge(&mut self, id: u64, take: u64) {
         self.outstanding.remove(&id);
@@ -364,7 +401,7 @@ impl Kept {
 
     /// The bus refused an acknowledgement.
     pub(super) fn acknowledgement_refused(&mut self, id: u64, text: &str) {
-        if self.wrong.remove(&id) {
+        if self.wrong.remove(&id) || self.wronged.contains(&id) {
             return;
         }
         let item = self.items.get_mut(&id).expect("an acknowledgement was refused that was not made");

@@ -40,6 +40,7 @@ impl World {
         for died in &committed.died {
             let (name, id) = self.places.waiting.remove(&died.entry).expect("a death of what does not wait");
             assert_eq!((self.places.names[&died.durable], died.id), (name, id), "another died");
+            self.kept_of(name).chosen += 1;
             self.died(name, id, died.entry, died.reason, (take, batch.time_ms));
         }
         for write in &batch.writes {

@@ -63,6 +63,7 @@ impl World {
             let item = kept.items.get_mut(&id).unwrap_or_else(|| panic!("{id} waits in {name:?}, and is not for it"));
             assert!(item.is_announcement() || loaded.record.document == item.message.document, "another document");
             assert_eq!(&*loaded.record.source, item.message.source);
+            item.take_back();
             if let Some((_, at_once)) = item.acked {
                 assert!(at_start && !at_once, "{id} was acknowledged in {name:?}, and is on disk");
                 item.acked = None;
@@ -95,9 +96,16 @@ fn look_at_gaps(name: Name, kept: &Kept, untold: &BTreeMap<u8, u64>) {
     for (reason, count) in untold {
         *told.entry(*reason).or_default() += count;
     }
-    told.retain(|_, count| *count > 0);
-    let lost: BTreeMap<u8, u64> = kept.lost.iter().filter(|(_, count)| **count > 0).map(|(a, b)| (*a, *b)).collect();
-    assert_eq!(told, lost, "told as lost, and lost, of {name:?} (by the numbers of the reasons)");
+    let sum = |counts: &BTreeMap<u8, u64>| counts.values().sum::<u64>();
+    let lost = &kept.lost;
+    assert_eq!(
+        sum(&told),
+        sum(lost),
+        "told as lost {told:?}, and lost {lost:?}, of {name:?} (by the numbers of the reasons)"
+    );
+    // A message may be told as expired while the store, which does not know it yet, gives it up because it is too full.
+    let other: u64 = told.iter().map(|(reason, count)| count.saturating_sub(*lost.get(reason).unwrap_or(&0))).sum();
+    assert!(other <= kept.chosen, "told as lost {told:?}, and lost {lost:?}, of {name:?}");
 }
 
 /// The gaps that wait to be told.
