@@ -454,6 +454,15 @@ impl Core {
 
     fn batch_committed(&mut self, now: Now, work: Work, committed: Committed) {
         self.settle_dying(&work);
+        // First: what waits again may be given up again at once.
+        for revived in &committed.revived {
+            let Some(slot) = self.journal.by_key.get(&revived.durable).copied() else { continue };
+            if let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() {
+                durable.messages += 1;
+                durable.grow(&mut self.journal.store_bytes, revived.bytes);
+                durable.more = true;
+            }
+        }
         let died: BTreeMap<EntryNumber, ()> = committed.died.iter().map(|died| (died.entry, ())).collect();
         for died in &committed.died {
             let Some(slot) = self.journal.by_key.get(&died.durable).copied() else { continue };
@@ -475,14 +484,6 @@ impl Core {
         for (key, count) in &committed.dead_removed {
             if let Some(durable) = self.durable_by_key(*key) {
                 durable.dead = durable.dead.saturating_sub(*count);
-            }
-        }
-        for revived in &committed.revived {
-            let Some(slot) = self.journal.by_key.get(&revived.durable).copied() else { continue };
-            if let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() {
-                durable.messages += 1;
-                durable.grow(&mut self.journal.store_bytes, revived.bytes);
-                durable.more = true;
             }
         }
         for slot in &work.opening {
@@ -720,7 +721,7 @@ impl Core {
             }
             let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
             durable.loaded = durable.loaded.max(entry);
-            if durable.gone.contains_key(&entry) {
+            if durable.gone.contains_key(&entry) || durable.is_delivered(entry) {
                 continue;
             }
             if entry <= durable.recovered_mark {

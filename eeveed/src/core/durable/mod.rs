@@ -216,6 +216,11 @@ impl Durable {
         Some(held)
     }
 
+    /// Whether it is in memory as one that was delivered: after a hand-over, what stands before it is loaded again.
+    fn is_delivered(&self, entry: EntryNumber) -> bool {
+        self.returned.contains_key(&entry) || self.in_flight.values().any(|flight| flight.held.entry == entry)
+    }
+
     /// Takes out what is in memory of an entry that the store has removed.
     fn take_entry(&mut self, entry: EntryNumber) -> Option<Held> {
         if entry > self.loaded {
