@@ -150,6 +150,8 @@ pub(super) struct Kept {
     pub(super) attempts_max: u32,
     /// Acknowledgements that must be refused.
     pub(super) wrong: BTreeSet<u64>,
+    /// Those that could not be looked at when they came.
+    pub(super) early: BTreeSet<u64>,
     /// All that were made in this session.
     pub(super) wronged: BTreeSet<u64>,
     /// So many may be lost because it was full; beyond all counting where bytes are the bound.
@@ -184,6 +186,7 @@ impl Kept {
             attempts_max: 0,
             wrong: BTreeSet::new(),
             wronged: BTreeSet::new(),
+            early: BTreeSet::new(),
             too_many: 0,
             too_large: false,
             read_failed: false,
@@ -297,6 +300,7 @@ impl Kept {
         self.outstanding.clear();
         self.wrong.clear();
         self.wronged.clear();
+        self.early.clear();
         self.forget_early();
         for item in self.items.values_mut() {
             (item.in_session, item.flying) = (false, false);
@@ -393,7 +397,9 @@ impl Kept {
         self.outstanding.remove(&id);
         let Some(item) = self.items.get_mut(&id) else { return };
         item.acked = Some((take, item.in_run));
-        if let Some((reason, _)) = item.dead {
+        if !item.in_run {
+            self.early.insert(id);
+        } else if let Some((reason, _)) = item.dead {
             // It died on disk a moment ago, and is no loss.
             *self.lost.entry(reason as u8).or_default() -= 1;
         }
@@ -404,13 +410,16 @@ impl Kept {
         if self.wrong.remove(&id) || self.wronged.contains(&id) {
             return;
         }
-        let item = self.items.get_mut(&id).expect("an acknowledgement was refused that was not made");
+        let Some(item) = self.items.get_mut(&id) else {
+            assert!(self.early.contains(&id), "an acknowledgement of {id} was refused that was not made");
+            return;
+        };
         let Some((_, at_once)) = item.acked.take() else {
             // A negative one.
             item.refused = true;
             return;
         };
-        if let Some((reason, _)) = item.dead {
+        if let Some((reason, _)) = item.dead.filter(|_| at_once) {
             *self.lost.entry(reason as u8).or_default() += 1;
         }
         if text.contains("too many are acknowledged") {
@@ -444,7 +453,8 @@ impl Kept {
         self.dying.push((take, item.size));
         (item.retry, item.drop) = (false, false);
         self.outstanding.remove(&id);
-        if item.acked.is_none() {
+        // What was acknowledged before the bus could look is told all the same.
+        if item.acked.is_none_or(|(_, at_once)| !at_once) {
             self.lose(reason, 1);
         }
     }

@@ -37,6 +37,15 @@ impl World {
                 self.places.waiting.insert(*entry, (name, record.id));
             }
         }
+        for write in &batch.writes {
+            if let Write::Retry { dead, entry, since_ms } = write {
+                let revived = committed.revived.iter().any(|revived| revived.entry == *entry);
+                if let Some((name, id)) = self.places.dead.remove(dead).filter(|_| revived) {
+                    self.places.waiting.insert(*entry, (name, id));
+                    self.kept_of(name).retried(id, *since_ms);
+                }
+            }
+        }
         for died in &committed.died {
             let (name, id) = self.places.waiting.remove(&died.entry).expect("a death of what does not wait");
             assert_eq!((self.places.names[&died.durable], died.id), (name, id), "another died");
@@ -55,13 +64,6 @@ impl World {
                         self.died(name, id, *entry, death.reason, (take, batch.time_ms));
                     }
                 }
-                Write::Retry { dead, entry, since_ms } => {
-                    let revived = committed.revived.iter().any(|revived| revived.entry == *entry);
-                    if let Some((name, id)) = self.places.dead.remove(dead).filter(|_| revived) {
-                        self.places.waiting.insert(*entry, (name, id));
-                        self.kept_of(name).retried(id, *since_ms);
-                    }
-                }
                 Write::DropDead { dead } => {
                     if let Some((name, id)) = self.places.dead.remove(dead) {
                         let item = self.kept_of(name).items.remove(&id).expect("a dead letter");
@@ -74,6 +76,8 @@ impl World {
                     self.places.waiting.retain(|_, (of, _)| *of != name);
                     self.places.dead.retain(|_, (of, _)| *of != name);
                     let kept = self.kept_of(name);
+                    let sizes = kept.items.values().filter(|item| item.waits()).map(|item| (take, item.size));
+                    kept.dying.extend(sizes.collect::<Vec<_>>());
                     kept.items.clear();
                     kept.key = None;
                 }
