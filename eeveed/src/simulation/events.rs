@@ -384,7 +384,10 @@ impl World {
         (limits.memory_bytes, limits.memory_per_uid) = (self.core.limits.memory_bytes, self.core.limits.memory_per_uid);
         self.note(|| format!("{limits:?}"));
         let attempts = self.core.limits.attempts;
-        self.kept.values_mut().for_each(|kept| kept.attempts_max = kept.attempts_max.max(attempts));
+        for kept in self.kept.values_mut() {
+            kept.attempts_max = kept.attempts_max.max(attempts);
+            kept.attempts_min = kept.attempts_min.min(attempts);
+        }
         self.step(Event::Limits(limits), false);
     }
 

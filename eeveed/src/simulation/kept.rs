@@ -89,6 +89,8 @@ pub(super) struct Item {
     pub(super) put_off: bool,
     /// It is a dead letter, since this take.
     pub(super) dead: Option<(GapReason, u64)>,
+    /// And is deleted. It is kept here until the bus, too, knows of all that.
+    pub(super) trimmed: bool,
     /// Somebody asked that it waits again, or that it goes.
     pub(super) retry: bool,
     pub(super) drop: bool,
@@ -135,6 +137,8 @@ pub(super) struct Kept {
     pub(super) items: BTreeMap<u64, Item>,
     /// Every message that was ever for it.
     pub(super) ids: BTreeSet<u64>,
+    /// So many died and were acknowledged before the bus could look: it may take them for lost, or for done.
+    pub(super) unclear: u64,
     /// So many deaths were the store's choice.
     pub(super) chosen: u64,
     /// What died in which batch, and its size.
@@ -146,8 +150,9 @@ pub(super) struct Kept {
     pub(super) last: u64,
     pub(super) outstanding: BTreeSet<u64>,
     pub(super) in_flight_max: usize,
-    /// The most deliveries that were allowed of late.
+    /// The most deliveries that were allowed of late, and the fewest.
     pub(super) attempts_max: u32,
+    pub(super) attempts_min: u32,
     /// Acknowledgements that must be refused.
     pub(super) wrong: BTreeSet<u64>,
     /// Those that could not be looked at when they came.
@@ -176,6 +181,7 @@ impl Kept {
             window: 0,
             items: BTreeMap::new(),
             ids: BTreeSet::new(),
+            unclear: 0,
             chosen: 0,
             dying: Vec::new(),
             lost: BTreeMap::new(),
@@ -184,6 +190,7 @@ impl Kept {
             outstanding: BTreeSet::new(),
             in_flight_max: 0,
             attempts_max: 0,
+            attempts_min: u32::MAX,
             wrong: BTreeSet::new(),
             wronged: BTreeSet::new(),
             early: BTreeSet::new(),
@@ -234,7 +241,8 @@ impl Kept {
 
     /// Messages and bytes as the core counts them, at most: it does not know of deaths in the batches that have no answer.
     pub(super) fn counted(&self, answered: u64) -> (u64, u64) {
-        let waiting = self.items.values().filter(|item| item.waits()).map(|item| item.size);
+        let counts = |item: &&Item| item.waits() || item.dead.is_none() && matches!(item.acked, Some((_, false)));
+        let waiting = self.items.values().filter(counts).map(|item| item.size);
         let dying = self.dying.iter().filter(|(take, _)| *take > answered).map(|(_, size)| *size);
         waiting.chain(dying).fold((0, 0), |(count, bytes), size| (count + 1, bytes + size))
     }
@@ -269,6 +277,7 @@ impl Kept {
             may_die: false,
             put_off: false,
             dead: None,
+            trimmed: false,
             retry: false,
             drop: false,
             revived: false,
@@ -399,6 +408,7 @@ impl Kept {
         item.acked = Some((take, item.in_run));
         if !item.in_run {
             self.early.insert(id);
+            self.unclear += u64::from(item.dead.is_some());
         } else if let Some((reason, _)) = item.dead {
             // It died on disk a moment ago, and is no loss.
             *self.lost.entry(reason as u8).or_default() -= 1;
@@ -431,7 +441,7 @@ impl Kept {
 
     /// What a batch made of an entry: a dead letter.
     pub(super) fn died(&mut self, id: u64, reason: GapReason, take: u64, time_ms: u64, limits: &Limits) {
-        let age_min = self.age_min;
+        let (age_min, attempts_min) = (self.age_min, self.attempts_min);
         let item = self.items.get_mut(&id).expect("a dead letter that was not for it");
         assert!(item.dead.is_none(), "{id} dies twice");
         match reason {
@@ -440,7 +450,7 @@ impl Kept {
                 assert!(age > age_min, "{id} expired after {age} ms, {age_min} were wanted");
             }
             GapReason::DeadLetter => {
-                let often = item.last_attempt >= limits.attempts || item.starts > 0;
+                let often = item.last_attempt >= limits.attempts.min(attempts_min) || item.starts > 0;
                 assert!(item.killed || item.may_die || often, "{id} was given up after {} deliveries", item.deliveries);
             }
             GapReason::QueueFull => {
@@ -454,7 +464,9 @@ impl Kept {
         (item.retry, item.drop) = (false, false);
         self.outstanding.remove(&id);
         // What was acknowledged before the bus could look is told all the same.
-        if item.acked.is_none_or(|(_, at_once)| !at_once) {
+        let early = item.acked.is_some_and(|(_, at_once)| !at_once);
+        self.unclear += u64::from(early);
+        if early || item.acked.is_none() {
             self.lose(reason, 1);
         }
     }

@@ -40,7 +40,7 @@ impl World {
         for write in &batch.writes {
             if let Write::Retry { dead, entry, since_ms } = write {
                 let revived = committed.revived.iter().any(|revived| revived.entry == *entry);
-                if let Some((name, id)) = self.places.dead.remove(dead).filter(|_| revived) {
+                if revived && let Some((name, id)) = self.places.dead.remove(dead) {
                     self.places.waiting.insert(*entry, (name, id));
                     self.kept_of(name).retried(id, *since_ms);
                 }
@@ -66,8 +66,9 @@ impl World {
                 }
                 Write::DropDead { dead } => {
                     if let Some((name, id)) = self.places.dead.remove(dead) {
-                        let item = self.kept_of(name).items.remove(&id).expect("a dead letter");
+                        let item = self.kept_of(name).items.get_mut(&id).expect("a dead letter");
                         assert!(item.drop, "{id} is dropped, and nobody asked for it");
+                        item.trimmed = true;
                     }
                 }
                 Write::Forget { durable } => {
@@ -108,7 +109,9 @@ impl World {
         let gone: Vec<u64> = self.places.dead.keys().filter(|entry| !left.contains(entry)).copied().collect();
         for entry in gone {
             let (name, id) = self.places.dead.remove(&entry).unwrap();
-            self.kept_of(name).items.remove(&id);
+            if let Some(item) = self.kept_of(name).items.get_mut(&id) {
+                item.trimmed = true;
+            }
         }
     }
 

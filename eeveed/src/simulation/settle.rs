@@ -63,11 +63,13 @@ impl World {
             let item = kept.items.get_mut(&id).unwrap_or_else(|| panic!("{id} waits in {name:?}, and is not for it"));
             assert!(item.is_announcement() || loaded.record.document == item.message.document, "another document");
             assert_eq!(&*loaded.record.source, item.message.source);
-            item.take_back();
-            if let Some((_, at_once)) = item.acked {
-                assert!(at_start && !at_once, "{id} was acknowledged in {name:?}, and is on disk");
-                item.acked = None;
+            if at_start {
+                item.unsure |= matches!(item.acked, Some((_, false)));
+                item.take_back();
             }
+            // What the bus could not look at yet may be acknowledged still, or come again.
+            item.unsure |= matches!(item.acked, Some((_, false)));
+            assert!(item.acked.is_none() || item.unsure, "{id} was acknowledged in {name:?}, and is on disk");
             assert!(!item.pending && item.dead.is_none() && !item.killed, "{id} waits in {name:?}: {item:?}");
             assert!(!item.refused, "an acknowledgement of {id} was refused in {name:?}, and it is still there");
             assert!(loaded.attempts <= item.last_attempt + 1 + item.starts, "{id} was not delivered so often");
@@ -82,6 +84,7 @@ impl World {
             assert_eq!(item.dead.map(|(reason, _)| reason), Some(letter.death.reason), "{id} died of something else");
             found.insert(id);
         }
+        kept.items.retain(|_, item| !item.trimmed);
         for id in kept.items.keys() {
             assert!(found.contains(id), "{id} of {name:?} has vanished: {:?}", kept.items[id]);
         }
@@ -91,21 +94,23 @@ impl World {
 }
 
 /// Every loss is told exactly once, or waits to be told.
-fn look_at_gaps(name: Name, kept: &Kept, untold: &BTreeMap<u8, u64>) {
+fn look_at_gaps(name: Name, kept: &mut Kept, untold: &BTreeMap<u8, u64>) {
     let mut told = kept.told.clone();
     for (reason, count) in untold {
         *told.entry(*reason).or_default() += count;
     }
     let sum = |counts: &BTreeMap<u8, u64>| counts.values().sum::<u64>();
     let lost = &kept.lost;
-    assert_eq!(
-        sum(&told),
-        sum(lost),
+    let may_be = sum(lost).saturating_sub(kept.unclear)..=sum(lost);
+    assert!(
+        may_be.contains(&sum(&told)),
         "told as lost {told:?}, and lost {lost:?}, of {name:?} (by the numbers of the reasons)"
     );
     // A message may be told as expired while the store, which does not know it yet, gives it up because it is too full.
     let other: u64 = told.iter().map(|(reason, count)| count.saturating_sub(*lost.get(reason).unwrap_or(&0))).sum();
     assert!(other <= kept.chosen, "told as lost {told:?}, and lost {lost:?}, of {name:?}");
+    // What was unclear is clear now.
+    (kept.lost, kept.unclear, kept.chosen) = (told, 0, 0);
 }
 
 /// The gaps that wait to be told.
