@@ -96,7 +96,10 @@ impl Core {
     pub(super) fn forgotten(&mut self, slot: Slot, done: bool) {
         if done {
             self.remove_durable(slot);
-        } else if let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() {
+        } else if let Some(subscription) = self.subscriptions.get_mut(slot as usize)
+            && let Some(durable) = subscription.durable.as_deref_mut()
+        {
+            // (One that was new in the same batch is none any more.)
             durable.forgetting = false;
             self.file(slot);
         }
