@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use libeevee::Headers;
 use libeevee::wire::EncodedDocument;
 
-use super::kept::Name;
+use super::item::Name;
 use super::live::Live;
 use super::texts::{ANN, IDS, ROOT, USUAL};
 use crate::core::{Identity, SessionKey};

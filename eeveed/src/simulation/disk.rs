@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::kept::Name;
+use super::item::Name;
 use crate::core::SessionKey;
 use crate::core::storage::{Batch, Committed, DurableKey, EntryNumber, Page, StorageError};
 use crate::store::Store;

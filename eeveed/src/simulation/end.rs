@@ -6,7 +6,7 @@ use std::time::Duration;
 use libeevee::wire::Subscribe;
 
 use super::disk::Trouble;
-use super::kept::Name;
+use super::item::Name;
 use super::texts::FILTERS;
 use super::world::World;
 use crate::core::index::View;

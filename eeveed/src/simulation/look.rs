@@ -3,7 +3,7 @@
 use libeevee::wire::{Code, Content, Frame, Published, REPEATED, Refusal};
 
 use super::client::{Asked, ClientNumber, Publication};
-use super::kept::Name;
+use super::item::Name;
 use super::world::{Taken, World};
 
 impl World {

@@ -8,18 +8,20 @@
 //! sends again is routed once; and when all are gone, all accounts are at zero.
 //!
 //! [`world`] is the shell of the core, [`disk`] the real store in memory with its troubles, [`live`] and [`kept`] are the
-//! model, [`events`] is what happens, [`look`], [`outcome`] and [`settle`] compare.
+//! model, [`events`] and [`rule`] are what happens, [`look`], [`outcome`] and [`settle`] compare.
 
 mod client;
 mod disk;
 mod end;
 mod events;
 mod handover;
+mod item;
 mod kept;
 mod live;
 mod look;
 mod outcome;
 mod publish;
+mod rule;
 mod settle;
 mod start;
 mod texts;

@@ -4,7 +4,7 @@ use libeevee::GapReason;
 
 use super::client::Asked;
 use super::disk::{Answer, Trouble};
-use super::kept::Name;
+use super::item::Name;
 use super::world::{Taken, World};
 use crate::core::Event;
 use crate::core::storage::{Batch, Committed, StorageError, Write};

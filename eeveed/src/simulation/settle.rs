@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use libeevee::GapReason;
 use serde_json::Value;
 
-use super::kept::{Kept, Name};
+use super::item::Name;
+use super::kept::Kept;
 use super::world::World;
 
 impl World {

@@ -11,7 +11,8 @@ use libeevee::wire::{Content, Frame, split_frame};
 
 use super::client::{Client, ClientNumber};
 use super::disk::{Disk, Job, Trouble};
-use super::kept::{Kept, Name, Places};
+use super::item::{Name, Places};
+use super::kept::Kept;
 use super::texts::Message;
 use crate::config::Limits;
 use crate::core::durable::PAGE_BYTES;
