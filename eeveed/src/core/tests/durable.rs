@@ -493,3 +493,52 @@ fn a_refusal_behind_the_subscribe_is_taken_too() {
         assert_eq!((all.queue()["messages"].clone(), all.queue()["bytes"].clone()), (0.into(), 0.into()));
     }
 }
+
+#[test]
+fn what_waits_behind_a_batch_that_the_disk_refuses_is_refused_with_it() {
+    let mut disk = Durable::new();
+    disk.bus.operator(1, "irc");
+    disk.bus.operator(2, "dice");
+    disk.subscribe(2, 1, durable("type=chat.message", "commands"));
+    disk.bus.output(1);
+    let publish = |disk: &mut Durable, number| {
+        let document = document(&[("type", "chat.message")], "body");
+        disk.bus.send(1, number, Content::Publish(Publish { cause: None, hops: 0, epoch: 0, sequence: 0, document }));
+    };
+    publish(&mut disk, 201);
+    disk.bus.core.take_batch(disk.bus.now).expect("the first");
+    publish(&mut disk, 202);
+    disk.bus.step(Event::Stored(Err(StorageError::Unavailable("no space left".into()))));
+    let told: Vec<(u32, Code)> = disk.bus.output(1).iter().map(|frame| (frame.number, code(&frame.content))).collect();
+    assert_eq!(told, [(201, Code::Storage), (202, Code::Storage)]);
+    assert!(disk.bus.core.take_batch(disk.bus.now).is_none(), "nothing waits for a disk that takes nothing");
+}
+
+#[test]
+fn a_message_whose_sessions_all_end_is_a_dead_letter_after_the_last_attempt() {
+    let mut disk = Durable::new();
+    disk.bus.core.limits.attempts = 2;
+    disk.bus.operator(1, "irc");
+    disk.bus.operator(2, "dice");
+    disk.subscribe(2, 1, durable("type=chat.message", "commands"));
+    disk.publish(1, &[("type", "chat.message")]);
+    for attempt in [1, 2] {
+        disk.settle();
+        let attempts: Vec<u32> = disk.bus.delivered(2).iter().map(|deliver| deliver.attempt).collect();
+        let before = disk.read.remove(&2).unwrap_or_default();
+        let before = before.iter().filter_map(|frame| match &frame.content {
+            Content::Deliver(deliver) => Some(deliver.attempt),
+            _ => None,
+        });
+        assert_eq!(before.chain(attempts).collect::<Vec<_>>(), [attempt]);
+        disk.bus.step(Event::Leave { session: 2 });
+        disk.bus.operator(2, "dice");
+        disk.subscribe(2, 1, durable("type=chat.message", "commands"));
+    }
+    disk.settle();
+    let mut seen = disk.bus.seen(2);
+    let first = disk.read.remove(&2).unwrap_or_default();
+    seen.extend(first.iter().filter(|frame| matches!(frame.content, Content::Gap(_))).map(|_| "gap".to_owned()));
+    assert!(seen.len() == 1 && seen[0].contains("gap"), "{seen:?}");
+    assert_eq!(disk.store.dead_entries(None, None).unwrap().len(), 1);
+}
