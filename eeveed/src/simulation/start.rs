@@ -95,7 +95,7 @@ impl World {
         let wall = match self.random.u8(0..6) {
             0 => wall.saturating_sub(self.random.u64(..1 << 50)),
             1 => wall.saturating_add(self.random.u64(..1 << 48)),
-            _ => wall.saturating_add(since * 1_000_000),
+            _ => wall.saturating_add(since.saturating_mul(1_000_000)),
         };
         let reboot = self.random.bool();
         let mono = if reboot { Duration::from_secs(self.random.u64(1..100)) } else { self.now.mono + away };
