@@ -60,7 +60,7 @@ lint: need-build ## check format, clippy without warnings, shell scripts
 	$(call say,clippy)
 	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
 	$(call say,shell scripts)
-	shellcheck .ci/run units/check packaging/need packaging/advisories packaging/debian/p*
+	shellcheck .ci/run tests/mutants/run units/check packaging/need packaging/advisories packaging/debian/p*
 
 .PHONY: test
 test: need-build ## unit, property, bus and doc tests (no machines)
