@@ -4,6 +4,9 @@
 //! The loops own all reading and writing: a peer is asked for its sockets and for what the bytes mean, so that every peer
 //! is driven by the very same code. Nothing here may sleep, allocate or copy per message in the measured time, except in
 //! what its protocol demands of every client.
+//!
+//! `peers::all() -> Vec<Box<dyn Peer>>` in peers/mod.rs has the other buses; limit.rs and eevee.rs are beside it. The
+//! workspace is built where none of them is installed: nothing may be linked to their libraries at build time.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -68,6 +71,8 @@ pub(crate) struct Needs {
     /// Most bytes that the harness lets be under way, that is written and not yet received by every subscriber. A peer
     /// whose queues hold this much per connection (on the safe side: four times as much) loses nothing.
     pub(crate) under_way_bytes: usize,
+    /// Bytes of one message as the relay carries it. Only the relay has to know.
+    pub(crate) relay_bytes: usize,
     /// Whether a message goes to one of the subscribers (w4) and not to all of them. Only the relay has to know.
     pub(crate) split: bool,
     /// Whether it is to be stored and confirmed. Only eevee has to know.
