@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
+use super::command::Answers;
 use super::run::{About, run_about};
 use super::{Command, Event, Failure, Operator, OperatorSubscribe};
 use crate::chat::{self, key, kind};
@@ -47,7 +48,8 @@ type Handler<S> = Rc<dyn Fn(Command<S>) -> Pin<Box<dyn Future<Output = Result<()
 /// to 5 minutes ([`COMMAND_AGE_MAX`]). One is acknowledged when its handler returned `Ok`. When it returned an error or
 /// panicked, the command comes again, after 1 s that doubles each time up to 30 s, unless another attempt cannot do
 /// better (the answer is too large, or `may-publish` forbids it): then it becomes a dead letter at once, with the error's text.
-/// A handler that has answered and then dies is run a second time; [`Message::delivery`] says so.
+/// A handler that has answered and then dies is run a second time; [`Message::delivery`] says so, and what it answers then by
+/// [`Command::reply`] or [`Command::publish`] is dropped, as the first answer stands.
 pub struct Commands<S: Settings> {
     commands: Vec<(String, Handler<S>)>,
     others: Vec<Other<S>>,
@@ -218,15 +220,17 @@ pub(super) async fn serve_commands<S: Settings>(op: &Operator<S>, commands: Comm
         match event {
             Event::Message(message) => {
                 let handler = match route.checked_sub(1) {
-                    Some(other) => others.get(other).map(|other| &other.handler),
+                    Some(other) => others.get(other).map(|other| (&other.handler, other.durable.as_deref())),
                     None => {
                         let name = message.header(key::COMMAND).unwrap_or_default();
-                        commands.iter().find(|(known, _)| known == name).map(|(_, handler)| handler)
+                        // In whichever of their subscriptions a command stands: another version may have it in another.
+                        commands.iter().find(|(known, _)| known == name).map(|(_, handler)| (handler, Some(DURABLE)))
                     }
                 };
                 // The bus delivers nothing that the filters do not name.
-                if let Some(handler) = handler {
-                    running.spawn_local(handle(op.clone(), Rc::clone(handler), message));
+                if let Some((handler, durable)) = handler {
+                    let answers = Answers::to(&message, durable);
+                    running.spawn_local(handle(op.clone(), Rc::clone(handler), message, answers));
                 }
             }
             Event::Gap(gap) => {
@@ -264,11 +268,11 @@ fn command_filters<S: Settings>(commands: &[(String, Handler<S>)]) -> Result<Vec
 }
 
 /// One message through its handler. A panic is this message's misfortune alone.
-async fn handle<S: Settings>(op: Operator<S>, handler: Handler<S>, message: Message) {
+async fn handle<S: Settings>(op: Operator<S>, handler: Handler<S>, message: Message, answers: Answers) {
     let _in_hand = op.in_hand();
     let (id, receipt, settings, client) = (message.id, message.receipt(), op.settings(), op.client().clone());
     let name = message.header(key::COMMAND).unwrap_or_default().to_owned();
-    let command = Command { message, settings, op };
+    let command = Command { message, settings, op, answers };
     let handled = AssertUnwindSafe(async move { handler(command).await }).catch_unwind().await;
     let settlement = match handled {
         Ok(Ok(())) => Settlement::Ack,

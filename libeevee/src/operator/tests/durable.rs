@@ -63,6 +63,49 @@ async fn an_answer_is_safe_before_its_command_is_done() {
 }
 
 #[tokio::test]
+async fn a_command_that_comes_again_is_answered_once() {
+    let setup = |op: Commands<NoSettings>| {
+        op.command("dice", async |m| {
+            m.reply("6").await?;
+            m.publish(Document::new([("type", "dice.rolled")], "6")?).await?;
+            match m.delivery.attempt {
+                1 => Err(Error::other("died after its answers")),
+                _ => Ok(()),
+            }
+        })
+        .on_durable("log", "type=chat.message", async |m| m.publish(Document::new([("type", "logged")], "")?).await)
+        .on("type=live", async |m| m.publish(Document::new([("type", "heard")], "")?).await)
+    };
+    with_commands("", setup, async |_, mut session| {
+        let [commands, log, live] = [0, 1, 2].map(|at| session.subscriptions[at].0);
+        let mut identities = Vec::new();
+        for attempt in [1, 2] {
+            session.deliver_again(commands, 7, &said("!dice"), attempt).await;
+            for kind in ["chat.message", "dice.rolled"] {
+                let (publish, _) = session.published(kind).await;
+                identities.push((publish.epoch, publish.sequence));
+            }
+            session.settled().await;
+        }
+        let epoch = identities[0].0;
+        assert!(epoch != 0);
+        assert_eq!(identities, [(epoch, 1), (epoch, 2), (epoch, 1), (epoch, 2)], "the bus knows them again");
+        // Another command, and another handler of the same one, do not stand in its way.
+        session.deliver(commands, 8, &said("!dice")).await;
+        let (other, _) = session.published("chat.message").await;
+        assert!(other.epoch != epoch && other.sequence == 1);
+        session.deliver(log, 7, &said("!dice")).await;
+        let (logged, _) = session.published("logged").await;
+        assert!(logged.epoch != epoch && logged.sequence == 1);
+        // What comes once at most needs none, and is not confirmed.
+        session.deliver(live, 9, &Document::new([("type", "live")], "").unwrap()).await;
+        let (heard, _) = session.published("heard").await;
+        assert_eq!((heard.epoch, heard.sequence), (0, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_fails_is_given_back_with_its_reason() {
     let setup = |op: Commands<NoSettings>| {
         op.command("fail", async |m| match m.delivery.attempt {
