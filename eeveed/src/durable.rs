@@ -10,8 +10,8 @@ use anyhow::Context;
 use libeevee::Timestamp;
 use tokio::sync::{Notify, mpsc};
 
-use crate::core::Event;
 use crate::core::storage::{DurableKey, EntryNumber, StorageError};
+use crate::core::{Event, Now};
 use crate::hub::Hub;
 use crate::store::Store;
 use crate::store::worker::{Answer, Worker};
@@ -96,9 +96,9 @@ impl Hub {
     }
 
     /// Gives the store what waits for it, unless it is busy.
-    pub(crate) fn feed_store(&self) {
+    pub(crate) fn feed_store(&self, now: Now) {
         if let Some(worker) = &*self.disk.worker.borrow()
-            && let Some(batch) = self.with_core(|core| core.take_batch(self.now()))
+            && let Some(batch) = self.with_core(|core| core.take_batch(now))
         {
             worker.commit(batch);
         }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::config::Limits;
 use crate::core::storage::Recovered;
-use crate::core::{Action, Core, Event, Now, SessionKey};
+use crate::core::{Action, Core, Event, Now, SessionKey, Taken};
 use crate::durable::Disk;
 use crate::halted::Halted;
 use crate::handover::Switch;
@@ -25,6 +25,7 @@ use crate::handshake::Kernel;
 use crate::identity::Key;
 use crate::ids::IdBlocks;
 use crate::listener::Knocks;
+use crate::outlet::Outlet;
 use crate::people::People;
 use crate::{control, failure};
 
@@ -36,6 +37,8 @@ pub(crate) struct Hub {
     next_session: Cell<SessionKey>,
     tick_at: Cell<Option<Duration>>,
     tick_changed: Notify,
+    /// Where chunks are read to; one for all sessions, as each is dealt with before the next is read.
+    pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) places: Places,
     pub(crate) key: Arc<Key>,
     pub(crate) people: People,
@@ -61,13 +64,6 @@ pub(crate) struct Places {
     pub(crate) development: bool,
 }
 
-/// How the hub reaches the task that writes to a session's socket.
-#[derive(Debug, Default)]
-pub(crate) struct Outlet {
-    pub(crate) output: Notify,
-    pub(crate) closing: Cell<bool>,
-}
-
 impl Hub {
     pub(crate) fn new(
         places: Places,
@@ -86,6 +82,7 @@ impl Hub {
             handover: Switch::default(),
             tick_at: Cell::new(None),
             tick_changed: Notify::new(),
+            scratch: RefCell::default(),
             places,
             key,
             people: People::new(),
@@ -110,18 +107,17 @@ impl Hub {
         look(&mut self.core.borrow_mut())
     }
 
-    /// A number for a new session, and its outlet.
-    pub(crate) fn open(&self) -> (SessionKey, Rc<Outlet>) {
+    /// A number for a new session.
+    pub(crate) fn open(&self, outlet: &Rc<Outlet>) -> SessionKey {
         let key = self.next_session.get();
         self.next_session.set(key + 1);
-        (key, self.reopen(key))
+        self.reopen(key, outlet);
+        key
     }
 
-    /// An outlet for a session that the last run handed over.
-    pub(crate) fn reopen(&self, key: SessionKey) -> Rc<Outlet> {
-        let outlet = Rc::new(Outlet::default());
+    /// A session that the last run handed over.
+    pub(crate) fn reopen(&self, key: SessionKey, outlet: &Rc<Outlet>) {
         self.outlets.borrow_mut().insert(key, outlet.clone());
-        outlet
     }
 
     /// Whether a task serves this session.
@@ -137,15 +133,16 @@ impl Hub {
     /// Makes the task of every session look around.
     pub(crate) fn wake_all(&self) {
         for outlet in self.outlets.borrow().values() {
-            outlet.output.notify_one();
+            outlet.notify.notify_one();
         }
     }
 
     /// What the store has at the start.
     pub(crate) fn recover(self: &Rc<Self>, recovered: Recovered) {
         let mut actions = Vec::new();
-        self.with_core(|core| core.recover(now(), recovered, &mut actions));
-        actions.drain(..).for_each(|action| self.carry_out(action));
+        let now = now();
+        self.with_core(|core| core.recover(now, recovered, &mut actions));
+        self.follow(now, actions);
     }
 
     /// The session's task has ended.
@@ -166,65 +163,62 @@ impl Hub {
 
     /// Gives the core one event, and carries out what it asks for.
     pub(crate) fn step(self: &Rc<Self>, event: Event) {
-        self.step_while(std::iter::once(event), |_| true);
+        let (now, mut actions) = (now(), self.actions.take());
+        self.with_core(|core| core.step(now, event, &mut actions));
+        self.follow(now, actions);
     }
 
-    /// The same for many events of one moment: one look at the clock for all of them. It takes no more of them when the
-    /// core has had enough.
-    pub(crate) fn step_while(
-        self: &Rc<Self>,
-        mut events: impl Iterator<Item = Event>,
-        takes_more: impl Fn(&Core) -> bool,
-    ) {
-        let now = self.now();
-        let mut actions = self.actions.take();
-        let deadline = {
-            let mut core = self.core.borrow_mut();
-            while takes_more(&core)
-                && let Some(event) = events.next()
-            {
-                core.step(now, event, &mut actions);
-            }
-            core.deadline()
-        };
-        self.follow(deadline, actions);
+    /// Gives the core what was read from a session: one look at the clock for all of it.
+    pub(crate) fn take(self: &Rc<Self>, key: SessionKey, input: &[u8], frame_bytes_max: usize) -> Taken {
+        let (now, mut actions) = (now(), self.actions.take());
+        let taken = self.with_core(|core| core.take(now, key, input, frame_bytes_max, &mut actions));
+        self.follow(now, actions);
+        taken
     }
 
-    /// What is to be written to a session; see [`Core::output`].
-    pub(crate) fn output(self: &Rc<Self>, key: SessionKey, budget: usize, out: &mut Vec<u8>) {
-        let mut actions = self.actions.take();
-        let deadline = {
-            let mut core = self.core.borrow_mut();
-            core.output(now(), key, budget, out);
-            core.take_actions(&mut actions);
-            core.deadline()
-        };
-        self.follow(deadline, actions);
+    /// Writes what the core has for a session.
+    pub(crate) fn flush(self: &Rc<Self>, key: SessionKey, outlet: &Outlet) {
+        let (now, mut actions) = (now(), self.actions.take());
+        outlet.flush(&self.core, now, key, &mut actions);
+        self.follow(now, actions);
     }
 
     /// Carries out what the core asked for.
-    fn follow(self: &Rc<Self>, deadline: Option<Duration>, mut actions: Vec<Action>) {
+    fn follow(self: &Rc<Self>, now: Now, mut actions: Vec<Action>) {
+        let mut more = Vec::new();
+        while !actions.is_empty() {
+            for action in actions.drain(..) {
+                match action {
+                    Action::Wake(session) => self.write_out(now, session, &mut more),
+                    action => self.carry_out(action),
+                }
+            }
+            std::mem::swap(&mut actions, &mut more);
+        }
+        self.actions.replace(actions);
+        self.feed_store(now);
+        let deadline = self.with_core(|core| core.deadline());
         if deadline != self.tick_at.replace(deadline) {
             self.tick_changed.notify_one();
         }
-        for action in actions.drain(..) {
-            self.carry_out(action);
+    }
+
+    fn write_out(&self, now: Now, session: SessionKey, actions: &mut Vec<Action>) {
+        if let Some(outlet) = self.outlets.borrow().get(&session)
+            // The task of a closing session writes what is left.
+            && !outlet.closing.get()
+        {
+            outlet.flush(&self.core, now, session, actions);
         }
-        self.actions.replace(actions);
-        self.feed_store();
     }
 
     fn carry_out(self: &Rc<Self>, action: Action) {
         match action {
-            Action::Wake(session) => {
-                if let Some(outlet) = self.outlets.borrow().get(&session) {
-                    outlet.output.notify_one();
-                }
-            }
+            Action::Wake(_) => {} // See `follow`.
             Action::Close(session) => {
                 if let Some(outlet) = self.outlets.borrow().get(&session) {
                     outlet.closing.set(true);
-                    outlet.output.notify_one();
+                    outlet.notify.notify_one();
                 }
             }
             Action::Control { session, number, control } => {

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use libeevee::wire::{Code, Content, Frame, Refusal};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
@@ -15,6 +14,7 @@ use crate::core::beyond;
 use crate::handover::Kept;
 use crate::handshake::Kernel;
 use crate::hub::Hub;
+use crate::outlet::Outlet;
 use crate::session;
 
 /// After running out of descriptors, so that accepting does not spin.
@@ -82,7 +82,7 @@ pub(crate) async fn accept(hub: Rc<Hub>, connections: Rc<Connections>, listener:
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                admit(&hub, &connections, stream, BytesMut::new());
+                admit(&hub, &connections, stream, Vec::new());
                 // Its Hello may be there already. Many that come at once, as after a restart of the bus, must not push
                 // each other out before anybody looked.
                 tokio::task::yield_now().await;
@@ -109,7 +109,6 @@ pub(crate) fn resume(hub: &Rc<Hub>, connections: &Rc<Connections>, kept: Kept) -
     let Kept { session, stream, input, output, frame_bytes_max } = kept;
     let stream = std::os::unix::net::UnixStream::from(stream);
     let Ok(stream) = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) else { return false };
-    let input = BytesMut::from(&input[..]);
     let Some(key) = session else {
         admit(hub, connections, stream, input);
         return true;
@@ -117,18 +116,20 @@ pub(crate) fn resume(hub: &Rc<Hub>, connections: &Rc<Connections>, kept: Kept) -
     // The state may be wrong; the kernel is not.
     let uid = stream.peer_cred().ok().map(|peer| peer.uid());
     let (Some(uid), true) = (uid, uid == hub.with_core(|core| core.peer_uid(key))) else { return false };
-    let outlet = hub.reopen(key);
+    let unwritten = output.len();
+    let outlet = Rc::new(Outlet::new(stream, output));
+    hub.reopen(key, &outlet);
     let (counted, _) = Counted::new(connections, uid);
     let hub = hub.clone();
     tokio::task::spawn_local(async move {
         let _counted = counted;
-        session::resume(hub, key, &outlet, stream, input, output, frame_bytes_max).await;
+        session::resume(hub, key, outlet, input, unwritten, frame_bytes_max).await;
     });
     true
 }
 
 /// `input` is what was read from it already.
-fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream, input: BytesMut) {
+fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream, input: Vec<u8>) {
     let Ok(peer) = stream.peer_cred() else { return };
     let kernel = Kernel { uid: peer.uid(), pid: peer.pid() };
     let limits = hub.limits();

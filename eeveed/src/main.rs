@@ -16,6 +16,7 @@ mod identity;
 mod ids;
 mod listener;
 mod lock;
+mod outlet;
 mod people;
 mod queues;
 mod session;

@@ -3,32 +3,30 @@
 //! It reads a large chunk at a time and gives the core all frames of it at once, then lets the others have their turn. It
 //! always goes on reading, except while the peer does not take the answers to its own requests.
 
-use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use libeevee::wire::{Code, Content, Frame, Refusal, WireError, split_frame};
+use bytes::Bytes;
+use libeevee::wire::{Code, Content, Frame, Refusal, WireError, frame_length};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::core::{Event, SessionKey, refusal};
+use crate::core::{Event, Rest, SessionKey, refusal};
 use crate::handover::Kept;
 use crate::handshake::{self, Kernel, Outcome};
-use crate::hub::{Hub, Outlet};
+use crate::hub::Hub;
 use crate::listener::Waiting;
+use crate::outlet::Outlet;
 
 /// How much is read at once. Several sessions have their turns between two such chunks.
-const CHUNK_BYTES: usize = 64 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 
-/// How much is taken from the core to be written at once.
-const OUTPUT_BYTES: usize = 256 << 10;
-
-/// Beyond this much of unread answers, the peer's requests have to wait.
-const BACKLOG_BYTES: usize = 256 << 10;
+/// Beyond this much, the beginning of a frame is read on where it lies; and it is counted as memory.
+const PART_BYTES: usize = 64 << 10;
 
 /// The first frame comes from somebody unknown.
 const HELLO_BYTES_MAX: usize = 64 << 10;
+const HELLO_CHUNK_BYTES: usize = 2 << 10;
 
 /// How long the rest of a large frame waits for memory before it is tried again. Nobody tells when there is some.
 const MEMORY_TIME: Duration = Duration::from_millis(100);
@@ -43,17 +41,17 @@ const FAREWELL_TIME: Duration = Duration::from_secs(1);
 const LAUNCHER_TIME: Duration = Duration::from_secs(5);
 
 /// One connection, from Hello to its end.
-pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, waiting: Waiting, input: BytesMut) {
+pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, waiting: Waiting, input: Vec<u8>) {
     let _task = hub.handover.task();
     let limits = hub.limits();
-    let mut connection = Connection::new(stream, input, limits.frame_bytes);
+    let mut connection = Connection::new(Outlet::new(stream, Vec::new()), input, limits.frame_bytes);
     let hello = tokio::select! {
         hello = timeout(limits.handshake_time, connection.first_frame(limits.frame_bytes.min(HELLO_BYTES_MAX))) => hello.unwrap_or_else(|_| {
             let text = format!("no Hello within {} s", limits.handshake_time.as_secs());
             Err(Some(refusal(Code::HandshakeTimeout, text)))
         }),
         () = waiting.displaced() => Err(Some(refusal(Code::HandshakeTimeout, "too many connections wait with their Hello"))),
-        () = hub.handover.draining() => return connection.hand_over(&hub, None, Vec::new()),
+        () = hub.handover.draining() => return connection.hand_over(&hub, None),
     };
     drop(waiting);
     let judging = hub.handover.judging();
@@ -63,10 +61,10 @@ pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, wait
     };
     match outcome {
         Ok(Outcome::Join { identity, peer, module }) => {
-            let (key, outlet) = hub.open();
+            let key = hub.open(&connection.outlet);
             hub.step(Event::Join { session: key, identity, peer, module });
             drop(judging);
-            connection.run_to_the_end(&hub, key, &outlet, Vec::new()).await;
+            connection.run_to_the_end(&hub, key).await;
         }
         Ok(Outcome::Launch(welcome)) => {
             connection.farewell(&hub, &welcome.encode()).await;
@@ -74,7 +72,8 @@ pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, wait
             // It closes when it has read its answer; a byte more is nothing that it may send.
             let mut byte = [0];
             let closed = timeout(LAUNCHER_TIME, async {
-                connection.stream.readable().await.is_ok() && connection.stream.try_read(&mut byte).is_ok()
+                let stream = &connection.outlet.stream;
+                stream.readable().await.is_ok() && stream.try_read(&mut byte).is_ok()
             });
             tokio::select! {
                 _ = closed => {}
@@ -93,15 +92,14 @@ pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, wait
 pub(crate) async fn resume(
     hub: Rc<Hub>,
     key: SessionKey,
-    outlet: &Outlet,
-    stream: UnixStream,
-    input: BytesMut,
-    output: Vec<u8>,
+    outlet: Rc<Outlet>,
+    input: Vec<u8>,
+    unwritten: usize,
     frame_bytes_max: usize,
 ) {
     let _task = hub.handover.task();
-    hub.with_core(|core| core.count_unwritten(key, output.len()));
-    Connection::new(stream, input, frame_bytes_max).run_to_the_end(&hub, key, outlet, output).await;
+    hub.with_core(|core| core.count_unwritten(key, unwritten));
+    Connection::resume(outlet, input, frame_bytes_max).run_to_the_end(&hub, key).await;
 }
 
 /// Closes the session when its task ends, even by a panic: then the id that it held must be free, and others go on.
@@ -123,42 +121,53 @@ impl Drop for Joined<'_> {
 }
 
 struct Connection {
-    stream: UnixStream,
-    input: BytesMut,
+    outlet: Rc<Outlet>,
+    /// Read and not dealt with: the beginning of a frame, or what waits for the peer to read its answers.
+    input: Vec<u8>,
     /// What this peer was told that a frame may have.
     frame_bytes_max: usize,
     /// Since when a frame has been incomplete.
     partial_since: Option<Instant>,
-    /// Whether there may be whole frames in `input` that wait for the peer to read the answers to those before.
+    /// Whether there may be whole frames in `input`.
     held: bool,
     /// How much of `input` the core counts as memory.
     counted: usize,
 }
 
 /// What reading gave.
+#[derive(PartialEq, Eq)]
 enum Read {
-    Chunk,
+    /// There may be more at once.
+    Full,
+    /// That was all for now.
+    All,
     End,
     Failed,
 }
 
 impl Connection {
-    fn new(stream: UnixStream, input: BytesMut, frame_bytes_max: usize) -> Self {
-        Self { stream, input, frame_bytes_max, partial_since: None, held: false, counted: 0 }
+    fn new(outlet: Outlet, input: Vec<u8>, frame_bytes_max: usize) -> Self {
+        Self::resume(Rc::new(outlet), input, frame_bytes_max)
+    }
+
+    const fn resume(outlet: Rc<Outlet>, input: Vec<u8>, frame_bytes_max: usize) -> Self {
+        Self { outlet, input, frame_bytes_max, partial_since: None, held: false, counted: 0 }
     }
 
     /// Gives all to the next run of the bus, with what is not written yet.
-    fn hand_over(self, hub: &Hub, session: Option<SessionKey>, output: Vec<u8>) {
-        if let Some(kept) = Kept::new(session, self.stream, self.input.to_vec(), output, self.frame_bytes_max) {
-            hub.handover.keep(kept);
+    fn hand_over(self, hub: &Hub, session: Option<SessionKey>) {
+        let output = self.outlet.take_output();
+        if let Ok(stream) = self.outlet.descriptor() {
+            let frame_bytes_max = self.frame_bytes_max;
+            hub.handover.keep(Kept { session, stream, input: self.input, output, frame_bytes_max });
         }
     }
 
-    async fn run_to_the_end(mut self, hub: &Rc<Hub>, key: SessionKey, outlet: &Outlet, output: Vec<u8>) {
+    async fn run_to_the_end(mut self, hub: &Rc<Hub>, key: SessionKey) {
         let mut joined = Joined { hub, key, handed_over: false };
-        if let Some(unwritten) = self.run(hub, key, outlet, output).await {
-            joined.handed_over = true;
-            self.hand_over(hub, Some(key), unwritten);
+        joined.handed_over = self.run(hub, key).await;
+        if joined.handed_over {
+            self.hand_over(hub, Some(key));
         }
     }
 
@@ -169,58 +178,61 @@ impl Connection {
             _ => None,
         };
         loop {
-            if let Some(bytes) = split_frame(&mut self.input, frame_bytes_max).map_err(told)? {
-                let decoded = Frame::decode(bytes).map_err(told)?;
+            if let Some(length) = frame_length(&self.input, frame_bytes_max).map_err(told)? {
+                let frame = Bytes::copy_from_slice(&self.input[4..length]);
+                self.input.drain(..length);
+                let decoded = Frame::decode(frame).map_err(told)?;
                 return decoded.ok_or_else(|| Some(refusal(Code::Auth, "the first frame has to be Hello")));
             }
-            if self.stream.readable().await.is_err() {
+            if self.outlet.stream.readable().await.is_err() {
                 return Err(None);
             }
-            match self.read() {
-                Read::Chunk => {}
-                Read::End | Read::Failed => return Err(None),
+            let mut chunk = [0; HELLO_CHUNK_BYTES];
+            match self.outlet.read(&mut chunk) {
+                Ok(Some(0)) | Err(_) => return Err(None),
+                Ok(count) => self.input.extend_from_slice(&chunk[..count.unwrap_or(0)]),
             }
         }
     }
 
-    /// Serves the session. What it has not written, if the next run goes on with it; none when it is over.
-    async fn run(&mut self, hub: &Rc<Hub>, key: SessionKey, outlet: &Outlet, mut output: Vec<u8>) -> Option<Vec<u8>> {
-        let mut written = 0;
+    /// Serves the session. True if the next run goes on with it; false when it is over.
+    async fn run(&mut self, hub: &Rc<Hub>, key: SessionKey) -> bool {
+        let outlet = self.outlet.clone();
         let mut ended = false;
         // Frames may have come together with Hello, or wait since the last run.
         self.held = !self.input.is_empty();
         loop {
-            if hub.handover.is_collecting() && !outlet.closing.get() {
-                return Some(output.split_off(written));
+            let closing = outlet.closing.get();
+            if hub.handover.is_collecting() && !closing {
+                return true;
             }
-            if written == output.len() {
-                output.clear();
-                written = 0;
-                hub.output(key, OUTPUT_BYTES, &mut output);
+            if !closing {
+                hub.flush(key, &outlet);
             }
-            let has_output = written < output.len();
-            if !has_output {
-                // An idle session holds no buffer.
-                output = Vec::new();
-                // Everything that came before a half close is answered, also what is still being carried out.
-                let done = ended && !self.held && !hub.with_core(|core| core.is_at_work(key));
-                if outlet.closing.get() || done {
-                    return None;
-                }
-            } else if outlet.closing.get() {
+            if outlet.broken.get() {
+                return false;
+            }
+            let has_output = outlet.has_output();
+            if closing {
                 // Behind what is half written, the error that ends it.
-                hub.output(key, 0, &mut output);
-                self.farewell(hub, &output[written..]).await;
-                return None;
+                let mut last = outlet.take_output();
+                hub.with_core(|core| core.output(hub.now(), key, 0, &mut last));
+                self.farewell(hub, &last).await;
+                return false;
             }
-            let has_room = hub.with_core(|core| core.control_backlog(key)) < BACKLOG_BYTES;
+            // Everything that came before a half close is answered, also what is still being carried out.
+            if ended && !has_output && !self.held && !hub.with_core(|core| core.is_at_work(key)) {
+                return false;
+            }
+            let has_room = hub.with_core(|core| core.takes_frames(key));
             let takes = has_room && !hub.handover.is_draining();
             if takes && self.held {
-                self.take_frames(hub, key);
+                let input = std::mem::take(&mut self.input);
+                self.take_held(hub, key, input);
                 tokio::task::yield_now().await;
                 continue;
             }
-            let starved = self.input.len() > CHUNK_BYTES && !hub.with_core(|core| core.has_room_for(key));
+            let starved = self.input.len() > PART_BYTES && !hub.with_core(|core| core.has_room_for(key));
             let reads = takes && !ended && !starved;
             if !takes || ended {
                 // The rest of a frame cannot come while nobody reads it. (One that finds no memory has no longer than others:
@@ -229,25 +241,25 @@ impl Connection {
             }
             let overdue = self.partial_since.map(|since| since + FRAME_TIME);
             tokio::select! {
-                () = outlet.output.notified() => {}
+                () = outlet.notify.notified() => {}
                 () = sleep(MEMORY_TIME), if starved => {}
-                ready = self.stream.writable(), if has_output => {
-                    if ready.is_err() || !self.write(&output, &mut written) {
-                        return None;
+                ready = outlet.stream.writable(), if has_output => {
+                    if ready.is_err() {
+                        return false;
                     }
                 }
-                ready = self.stream.readable(), if reads => {
+                ready = outlet.stream.readable(), if reads => {
                     // It may have begun to wait before.
                     if hub.handover.is_draining() {
                         continue;
                     }
-                    match if ready.is_ok() { self.read() } else { Read::Failed } {
-                        Read::Chunk => self.take_frames(hub, key),
+                    match if ready.is_ok() { self.read(hub, key) } else { Read::Failed } {
+                        Read::Full => tokio::task::yield_now().await,
+                        Read::All => {}
                         // Everything that came was handled; what is answered is still written (a half close).
                         Read::End => ended = true,
-                        Read::Failed => return None,
+                        Read::Failed => return false,
                     }
-                    tokio::task::yield_now().await;
                 }
                 () = async { sleep_until(overdue.unwrap_or_else(Instant::now)).await }, if overdue.is_some() => {
                     self.partial_since = None;
@@ -260,33 +272,69 @@ impl Connection {
         }
     }
 
-    /// Gives the core every whole frame that was read, or as many as there is room for their answers.
-    fn take_frames(&mut self, hub: &Rc<Hub>, key: SessionKey) {
-        let (mut broken, mut all, mut any) = (false, false, false);
-        let frame_bytes_max = self.frame_bytes_max;
-        let input = &mut self.input;
-        let events = std::iter::from_fn(|| {
-            while !broken {
-                match split_frame(input, frame_bytes_max).and_then(|bytes| bytes.map(Frame::decode).transpose()) {
-                    Ok(None) => break,
-                    Ok(Some(None)) => any = true, // A kind that may be skipped.
-                    Ok(Some(Some(frame))) => {
-                        any = true;
-                        return Some(Event::Frame { session: key, frame });
-                    }
-                    Err(error) => {
-                        (any, broken) = (true, error.code.closes());
-                        return Some(Event::BadFrame { session: key, error });
-                    }
-                }
-            }
-            all = true;
-            None
-        });
-        hub.step_while(events, |core| core.control_backlog(key) < BACKLOG_BYTES);
-        self.held = !all && !broken;
-        if broken || self.input.is_empty() {
-            self.input = BytesMut::new();
+    /// Reads a chunk, and gives the core every whole frame of it, or as many as there is room for their answers.
+    fn read(&mut self, hub: &Rc<Hub>, key: SessionKey) -> Read {
+        if self.input.len() > PART_BYTES {
+            return self.read_on(hub, key);
+        }
+        // The beginning of a frame is put before the rest of it.
+        let mut chunk = hub.scratch.borrow_mut();
+        chunk.resize(PART_BYTES + CHUNK_BYTES, 0);
+        let before = self.input.len();
+        let room = &mut chunk[..before + CHUNK_BYTES];
+        room[..before].copy_from_slice(&self.input);
+        let (read, count) = self.read_into(&mut room[before..]);
+        if count > 0 {
+            let all = &chunk[..before + count];
+            let taken = self.take_frames(hub, key, all);
+            self.keep(hub, key, taken > 0, |input| {
+                input.clear();
+                input.extend_from_slice(&all[taken..]);
+            });
+        }
+        read
+    }
+
+    /// The same for the rest of a large frame, which is read where its beginning lies.
+    fn read_on(&mut self, hub: &Rc<Hub>, key: SessionKey) -> Read {
+        let mut input = std::mem::take(&mut self.input);
+        let before = input.len();
+        input.resize(before + PART_BYTES, 0);
+        let (read, count) = self.read_into(&mut input[before..]);
+        input.truncate(before + count);
+        self.take_held(hub, key, input);
+        read
+    }
+
+    /// Gives the core what was read before.
+    fn take_held(&mut self, hub: &Rc<Hub>, key: SessionKey, mut all: Vec<u8>) {
+        let taken = self.take_frames(hub, key, &all);
+        all.drain(..taken);
+        self.keep(hub, key, taken > 0, |input| *input = all);
+    }
+
+    fn read_into(&self, room: &mut [u8]) -> (Read, usize) {
+        match self.outlet.read(room) {
+            Ok(None) => (Read::All, 0),
+            Ok(Some(0)) => (Read::End, 0),
+            Ok(Some(count)) if count == room.len() => (Read::Full, count),
+            Ok(Some(count)) => (Read::All, count),
+            Err(_) => (Read::Failed, 0),
+        }
+    }
+
+    /// How many bytes are dealt with.
+    fn take_frames(&mut self, hub: &Rc<Hub>, key: SessionKey, input: &[u8]) -> usize {
+        let taken = hub.take(key, input, self.frame_bytes_max);
+        self.held = taken.rest == Rest::Held;
+        if taken.rest == Rest::Broken { input.len() } else { taken.bytes }
+    }
+
+    /// Keeps what the core did not take; `any` if it took something before it.
+    fn keep(&mut self, hub: &Hub, key: SessionKey, any: bool, rest: impl FnOnce(&mut Vec<u8>)) {
+        rest(&mut self.input);
+        if self.input.is_empty() {
+            self.input = Vec::new();
             (self.held, self.partial_since) = (false, None);
         } else if any || self.held {
             // What is left began to come after the frames before it.
@@ -295,42 +343,23 @@ impl Connection {
             self.partial_since.get_or_insert_with(Instant::now);
         }
         // What fits a chunk or two is not worth counting.
-        let large = if self.input.len() > CHUNK_BYTES { self.input.capacity() } else { 0 };
+        let large = if self.input.len() > PART_BYTES { self.input.capacity() } else { 0 };
         if large != self.counted {
             self.counted = large;
             hub.with_core(|core| core.count_input(key, large));
         }
     }
 
-    fn read(&mut self) -> Read {
-        self.input.reserve(CHUNK_BYTES);
-        match self.stream.try_read_buf(&mut self.input) {
-            Ok(0) => Read::End,
-            Ok(_) => Read::Chunk,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                if self.input.is_empty() {
-                    self.input = BytesMut::new();
-                }
-                Read::Chunk
-            }
-            Err(_) => Read::Failed,
-        }
-    }
-
-    fn write(&self, output: &[u8], written: &mut usize) -> bool {
-        match self.stream.try_write(&output[*written..]) {
-            Ok(count) => *written += count,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(_) => return false,
-        }
-        true
-    }
-
     /// Writes the last bytes, as far as the peer takes them in time.
     async fn farewell(&self, hub: &Hub, bytes: &[u8]) {
         let all = async {
             let mut written = 0;
-            while written < bytes.len() && self.stream.writable().await.is_ok() && self.write(bytes, &mut written) {}
+            while written < bytes.len() && self.outlet.stream.writable().await.is_ok() {
+                match self.outlet.write(&bytes[written..]) {
+                    Ok(count) => written += count,
+                    Err(_) => return,
+                }
+            }
         };
         tokio::select! {
             biased;

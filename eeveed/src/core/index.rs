@@ -8,10 +8,14 @@ use std::borrow::Cow;
 
 use hashbrown::HashMap;
 use libeevee::filter::{Clause, Fields, Filter};
-use libeevee::wire::EncodedDocument;
+use libeevee::wire::DocumentView;
+use smallvec::SmallVec;
 
 /// The place of a subscription in the core.
 pub(crate) type Slot = u32;
+
+/// Subscriptions that a message is for; few, mostly.
+pub(crate) type Found = SmallVec<[Slot; 8]>;
 
 /// A message as filters see it: the envelope, and the headers read in place.
 pub(crate) struct View<'a> {
@@ -20,7 +24,8 @@ pub(crate) struct View<'a> {
     pub(crate) timestamp: u64,
     pub(crate) cause: Option<u64>,
     pub(crate) hops: u8,
-    headers: Vec<(&'a str, &'a str)>,
+    /// As many as messages have, without an allocation.
+    headers: SmallVec<[(&'a str, &'a str); 12]>,
 }
 
 impl<'a> View<'a> {
@@ -30,7 +35,7 @@ impl<'a> View<'a> {
         timestamp: u64,
         cause: Option<u64>,
         hops: u8,
-        document: &'a EncodedDocument,
+        document: DocumentView<'a>,
     ) -> Self {
         Self { id, source, timestamp, cause, hops, headers: document.headers().collect() }
     }
@@ -120,8 +125,8 @@ impl Index {
     }
 
     /// Each subscription that wants the message, once.
-    pub(crate) fn find(&self, view: &View<'_>) -> Vec<Slot> {
-        let mut found = Vec::new();
+    pub(crate) fn find(&self, view: &View<'_>) -> Found {
+        let mut found = Found::new();
         for (key, value) in view.headers.iter().copied().chain([("source", view.source)]) {
             if let Some(bucket) = self.equal.get(key).and_then(|by_value| by_value.get(value)) {
                 self.check(bucket, view, &mut found);
@@ -133,7 +138,7 @@ impl Index {
         found
     }
 
-    fn check(&self, bucket: &[usize], view: &View<'_>, found: &mut Vec<Slot>) {
+    fn check(&self, bucket: &[usize], view: &View<'_>, found: &mut Found) {
         found.extend(
             bucket.iter().map(|at| &self.filed[*at]).filter(|filed| filed.filter.matches(view)).map(|filed| filed.slot),
         );

@@ -1,6 +1,6 @@
 //! A message inside the bus: stamped, and encoded once for all who get it.
 
-use libeevee::wire::{Content, Deliver, EncodedDocument, Frame};
+use libeevee::wire::{Content, Deliver, DocumentView, Frame, HEADER_BYTES, put_deliver};
 
 use super::index::View;
 
@@ -21,11 +21,11 @@ const NUMBER_AT: usize = 8;
 const OVERHEAD: usize = 96;
 
 impl Routed {
-    pub(crate) fn new(deliver: Deliver) -> Self {
-        let (id, document_bytes) = (deliver.id, deliver.document.bytes().len());
-        let mut frame = Vec::with_capacity(document_bytes + deliver.source.len() + 64);
-        Frame::new(0, Content::Deliver(deliver)).encode_into(&mut frame);
-        Self { id, frame: frame.into_boxed_slice(), document_bytes }
+    /// `envelope` is an encoded [`libeevee::wire::Envelope`] with this id.
+    pub(crate) fn new(id: u64, envelope: &[u8], document: DocumentView<'_>) -> Self {
+        let mut frame = Vec::with_capacity(HEADER_BYTES + envelope.len() + document.bytes().len());
+        put_deliver(&mut frame, 0, envelope, document.bytes());
+        Self { id, frame: frame.into_boxed_slice(), document_bytes: document.bytes().len() }
     }
 
     /// One whose [`Routed::frame`] an earlier run of the bus saved; none if these bytes are no such frame.
@@ -66,7 +66,8 @@ impl Routed {
 
     /// What filters see of it.
     pub(crate) fn look(&self, look: impl FnOnce(&View<'_>) -> bool) -> bool {
-        self.decode().is_some_and(|d| look(&View::new(d.id, &d.source, d.timestamp, d.cause, d.hops, &d.document)))
+        self.decode()
+            .is_some_and(|d| look(&View::new(d.id, &d.source, d.timestamp, d.cause, d.hops, d.document.view())))
     }
 
     /// It was encoded by this process, so that it decodes.
@@ -83,22 +84,29 @@ impl Routed {
     }
 
     /// What a message with such a document will cost, before it is made.
-    pub(crate) const fn size_of(document: &EncodedDocument) -> usize {
+    pub(crate) const fn size_of(document: DocumentView<'_>) -> usize {
         document.bytes().len() + 64 + OVERHEAD
+    }
+
+    /// What one with a frame of so many bytes costs.
+    pub(crate) const fn size_with(frame_bytes: usize) -> usize {
+        frame_bytes + OVERHEAD
     }
 
     #[cfg(test)]
     pub(crate) fn for_tests(id: u64, document: &libeevee::Document) -> Self {
-        Self::new(Deliver {
+        let mut envelope = Vec::new();
+        libeevee::wire::Envelope {
             id,
-            source: "test".into(),
+            source: "test",
             timestamp: 1,
             cause: None,
             hops: 0,
             reply_address: None,
             attempt: 1,
             waited_ms: 0,
-            document: EncodedDocument::from(document),
-        })
+        }
+        .encode_into(&mut envelope);
+        Self::new(id, &envelope, libeevee::wire::EncodedDocument::from(document).view())
     }
 }

@@ -9,7 +9,9 @@ mod control;
 pub(crate) mod durable;
 pub(crate) mod handover;
 mod index;
+mod intake;
 mod join;
+mod memo;
 mod message;
 mod operator;
 mod permit;
@@ -39,8 +41,10 @@ use libeevee::wire::{Code, Content, Control, Frame, Refusal, Text, Value, WireEr
 
 use self::durable::{Journal, is_committing};
 use self::index::{Index, Slot};
+pub(crate) use self::intake::{Rest, Taken};
+use self::memo::Memo;
 use self::operator::Operator;
-use self::publish::{Hops, Memo};
+use self::publish::{Hops, Incoming};
 pub(crate) use self::reload::DIAGNOSIS_BYTES_MAX;
 use self::request::Request;
 use self::session::Session;
@@ -52,6 +56,13 @@ use crate::config::Limits;
 
 /// So much of answers may wait for a session even when its uid is beyond its share: an error for each of some requests.
 const SMALL_BACKLOG: usize = 4 << 10;
+
+/// So much is put directly into what is written next to a session.
+const DIRECT_BYTES: usize = 256 << 10;
+
+/// How many buffers are kept for the next output, and how large they may be.
+const SPARE_BUFFERS: usize = 16;
+const SPARE_BYTES: usize = 512 << 10;
 
 /// The time of an event. The core never asks for it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,7 +86,8 @@ pub(crate) struct LoadedModule {
 pub(crate) enum Event {
     /// A peer proved who it is. For an operator, `module` is its file; none on a development bus without one.
     Join { session: SessionKey, identity: Identity, peer: Peer, module: Option<LoadedModule> },
-    /// A frame from a session that joined.
+    /// A frame from a session that joined. The daemon has bytes, for [`Core::take`]; so does this become some.
+    #[cfg(test)]
     Frame { session: SessionKey, frame: Frame },
     /// Bytes that are no frame.
     BadFrame { session: SessionKey, error: WireError },
@@ -172,6 +184,14 @@ pub(crate) struct Core {
     dropped: u64,
     unrouted: u64,
     actions: Vec<Action>,
+    /// Up to this much is put directly into what is written next to a session; beyond it, messages wait in queues.
+    pub(crate) direct_bytes: usize,
+    /// Whether a session was told something; see `intake.rs`.
+    answered: bool,
+    /// The envelope of the message that is on its way.
+    head: Vec<u8>,
+    /// Buffers of output that were written.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Core {
@@ -212,13 +232,18 @@ impl Core {
             dropped: 0,
             unrouted: 0,
             actions: Vec::new(),
+            direct_bytes: DIRECT_BYTES,
+            answered: false,
+            head: Vec::new(),
+            spare: Vec::new(),
         }
     }
 
     /// Takes one event. What is to be done about it is appended to `actions`.
     pub(crate) fn step(&mut self, now: Now, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Frame { session, frame } => self.frame(now, session, frame),
+            #[cfg(test)]
+            Event::Frame { session, frame } => self.take_frame(now, session, &frame.encode()).unwrap(),
             Event::BadFrame { session, error } => self.bad_frame(session, &error),
             Event::Join { session, identity, peer, module } => self.join(now, session, identity, peer, module),
             Event::Leave { session } => {
@@ -281,12 +306,19 @@ impl Core {
         session.awake = false;
         let before = session.counted();
         self.owed -= before;
-        // Taken, not swapped or appended: what once was a large answer must not stay behind as room for small ones.
-        let control = std::mem::take(&mut session.control);
-        if out.is_empty() && !control.is_empty() {
-            *out = control;
+        session.answers = 0;
+        let ready = std::mem::take(&mut session.output);
+        if out.is_empty() && !ready.is_empty() {
+            recycle(&mut self.spare, std::mem::replace(out, ready));
         } else {
-            out.extend_from_slice(&control);
+            out.extend_from_slice(&ready);
+            recycle(&mut self.spare, ready);
+        }
+        if out.capacity() == 0
+            && !session.ready.is_empty()
+            && let Some(buffer) = self.spare.pop()
+        {
+            *out = buffer;
         }
         let mut served = Vec::new();
         while out.len() < budget
@@ -327,6 +359,11 @@ impl Core {
         more
     }
 
+    /// Takes back a buffer that [`Core::output`] gave and that is written.
+    pub(crate) fn recycle(&mut self, buffer: Vec<u8>) {
+        recycle(&mut self.spare, buffer);
+    }
+
     /// What [`Core::output`] asks for.
     pub(crate) fn take_actions(&mut self, actions: &mut Vec<Action>) {
         actions.append(&mut self.actions);
@@ -336,7 +373,7 @@ impl Core {
     /// beyond its share that bound comes at once: it reads what was answered before it asks for more.
     pub(crate) fn control_backlog(&self, key: SessionKey) -> usize {
         let Some(session) = self.sessions.get(&key) else { return 0 };
-        let waits = session.control.len();
+        let waits = session.answers;
         if waits > SMALL_BACKLOG && session.account.left(self.limits.memory_per_uid) == 0 { usize::MAX } else { waits }
     }
 
@@ -370,7 +407,9 @@ impl Core {
         let Frame { flags, number, content } = frame;
         match content {
             Content::Publish(publish) if session.identity.may_publish_and_subscribe() => {
-                self.publish(now, key, number, flags, publish);
+                let libeevee::wire::Publish { cause, hops, epoch, sequence, document } = publish;
+                let (document, route) = (document.view(), self.memo.get(key, document.header_bytes()));
+                self.publish(now, key, number, flags, Incoming { cause, hops, epoch, sequence, document, route });
             }
             Content::Grant(grant) => self.widen(now, key, number, grant),
             Content::Ack(ack) => self.acknowledge(now, key, number, ack),
@@ -393,7 +432,7 @@ impl Core {
             Content::Control(control) => self.control(now, key, number, control),
             Content::Bye(Text { text }) => {
                 // The id is free at once; the answers to what came before are still written.
-                let last_words = std::mem::take(&mut session.control);
+                let last_words = std::mem::take(&mut session.output);
                 self.owed -= last_words.len();
                 session.account.sub(last_words.len());
                 self.leave(now, key, &text);
@@ -434,9 +473,12 @@ impl Core {
     /// Puts a frame that is no delivery into what waits for a session. It counts as memory until it is written.
     fn tell(&mut self, key: SessionKey, frame: &Frame) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        let before = session.control.len();
-        frame.encode_into(&mut session.control);
-        let more = session.control.len() - before;
+        session.make_room(&mut self.spare);
+        let before = session.output.len();
+        frame.encode_into(&mut session.output);
+        let more = session.output.len() - before;
+        session.answers += more;
+        self.answered = true;
         self.owed += more;
         session.account.add(more);
         self.wake(key);
@@ -500,5 +542,13 @@ impl Core {
     /// A log line about what a source did; for an operator it carries the operator's field.
     fn log(&mut self, level: tracing::Level, source: &str, message: Option<u64>, text: String) {
         self.actions.push(Action::Log { level, source: source.into(), operator: source.parse().ok(), message, text });
+    }
+}
+
+/// Keeps a buffer for the next output, if it is worth it and not too large.
+fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
+    if spare.len() < SPARE_BUFFERS && (1..=SPARE_BYTES).contains(&buffer.capacity()) {
+        buffer.clear();
+        spare.push(buffer);
     }
 }

@@ -1,83 +1,25 @@
-//! The way of a message: stamp, permit, match, enqueue. This is the hot path.
-//!
-//! Equal header bytes from one session have the same permission and the same matches, so that a memo answers for them
-//! without looking at a header again; it is dropped when subscriptions or permissions change. (From one session, not from
-//! one source: two sessions of a person may have different rights.)
+//! The way of a message: stamp, permit, match, deliver. This is the hot path: what it does for every message must neither
+//! allocate, nor ask for the time, nor open the document (docs/ARCHITECTURE.md, "The hot path").
 
 use std::rc::Rc;
 
-use hashbrown::HashMap;
 use libeevee::GapReason;
 use libeevee::wire::limits::HOPS_MAX;
 use libeevee::wire::{
-    CONFIRM, Code, Content, Deliver, EncodedDocument, Frame, Grant, Publish, Published, REPEATED, Refusal,
+    CONFIRM, Code, Content, DocumentView, EncodedDocument, Envelope, Frame, Grant, HEADER_BYTES, Published, REPEATED,
+    RawPublish, Refusal, put_deliver,
 };
 
 use super::durable::repeat::Known;
 use super::durable::{Confirm, Enqueue};
-use super::index::{Slot, View};
+use super::index::{Found, Slot, View};
+use super::memo::{Route, Slots};
 use super::message::Routed;
 use super::queue::{PLACE_BYTES, Pushed, Waiting};
 use super::session::{SessionKey, beyond, refusal, shortened};
 use super::storage::{Record, Write};
 use super::subscribe::{last_size, leaving_size};
 use super::{Action, Core, Now};
-
-/// Where a message with these headers from this session goes.
-#[derive(Debug)]
-struct Route {
-    /// Whether may-publish forbids it.
-    denied: bool,
-    to: Targets,
-}
-
-/// The subscriptions that a message is for.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Targets {
-    pub(super) live: Rc<[Slot]>,
-    pub(super) durable: Rc<[Slot]>,
-}
-
-impl Targets {
-    pub(super) fn is_empty(&self) -> bool {
-        self.live.is_empty() && self.durable.is_empty()
-    }
-}
-
-/// Routes by session and exact header bytes. Bounded: unique headers in every message would fill any memory.
-#[derive(Debug, Default)]
-pub(crate) struct Memo {
-    routes: HashMap<Box<[u8]>, Rc<Route>>,
-    bytes: usize,
-    key: Vec<u8>,
-}
-
-/// Enough for every channel of a busy box; beyond it the memo starts anew.
-const MEMO_BYTES_MAX: usize = 4 << 20;
-
-impl Memo {
-    pub(crate) fn clear(&mut self) {
-        self.routes.clear();
-        self.bytes = 0;
-    }
-
-    fn get(&mut self, session: SessionKey, headers: &[u8]) -> Option<Rc<Route>> {
-        self.key.clear();
-        self.key.extend_from_slice(&session.to_le_bytes());
-        self.key.extend_from_slice(headers);
-        self.routes.get(self.key.as_slice()).cloned()
-    }
-
-    /// Keeps a route under the key of the last [`Memo::get`].
-    fn put(&mut self, route: &Rc<Route>) {
-        let cost = self.key.len() + (route.to.live.len() + route.to.durable.len()) * size_of::<Slot>() + 96;
-        if self.bytes + cost > MEMO_BYTES_MAX {
-            self.clear();
-        }
-        self.bytes += cost;
-        self.routes.insert(self.key.as_slice().into(), route.clone());
-    }
-}
 
 /// How deep the newest answers are, by message id. An answer to a message that was forgotten here counts on from what its
 /// publisher claims; forgetting makes a loop longer, never endless, because its rate is bounded.
@@ -109,7 +51,9 @@ impl Hops {
 pub(super) struct Outgoing<'a> {
     pub(super) cause: Option<u64>,
     pub(super) hops: u8,
-    pub(super) document: &'a EncodedDocument,
+    pub(super) document: DocumentView<'a>,
+    /// Where it goes, if messages like it went before.
+    pub(super) route: Option<Route>,
     pub(super) reply_address: Option<u64>,
     /// What a retry of it is recognised by; 0 and 0 where none is.
     pub(super) epoch: u64,
@@ -129,26 +73,52 @@ const IDS_LOW: u64 = 1 << 31;
 /// Where it went.
 pub(super) struct Sent {
     pub(super) id: u64,
-    pub(super) to: Targets,
+    pub(super) to: Route,
+}
+
+/// A Publish of which the headers are known to be well formed.
+pub(super) struct Incoming<'a> {
+    pub(super) cause: Option<u64>,
+    pub(super) hops: u8,
+    pub(super) epoch: u64,
+    pub(super) sequence: u64,
+    pub(super) document: DocumentView<'a>,
+    pub(super) route: Option<Route>,
 }
 
 impl Core {
-    pub(super) fn publish(&mut self, now: Now, key: SessionKey, number: u32, flags: u8, publish: Publish) {
-        let Publish { cause, hops, epoch, sequence, document } = publish;
-        if !self.charge(key, number, &document) {
+    /// Takes the body of a Publish as it was read; false if it is none, and then [`Frame::decode`] says what is wrong.
+    pub(super) fn publish_in_place(&mut self, now: Now, key: SessionKey, number: u32, flags: u8, body: &[u8]) -> bool {
+        let Some(raw) = RawPublish::read(body) else { return false };
+        let (document, route) = match self.memo.get(key, raw.header_bytes()) {
+            Some(route) => (raw.known(), Some(route)),
+            None => match raw.check() {
+                Ok(document) => (document, None),
+                Err(_) => return false,
+            },
+        };
+        let RawPublish { cause, hops, epoch, sequence, .. } = raw;
+        self.publish(now, key, number, flags, Incoming { cause, hops, epoch, sequence, document, route });
+        true
+    }
+
+    pub(super) fn publish(&mut self, now: Now, key: SessionKey, number: u32, flags: u8, publish: Incoming<'_>) {
+        let Incoming { cause, hops, epoch, sequence, document, route } = publish;
+        let bytes = document.bytes().len();
+        if !self.charge(key, number, bytes) {
             return;
         }
-        let bytes = document.bytes().len() as u64;
         let confirm = Confirm { session: key, number, wanted: flags & CONFIRM != 0, repeated: false };
         if epoch != 0 && self.is_repeated(confirm, epoch, sequence) {
-            self.give_back(now, Some((key, bytes)));
+            self.give_back(now, Some((key, bytes as u64)));
             return;
         }
         let confirmed = Some(confirm);
         let outgoing = Outgoing {
             cause,
             hops,
-            document: &document,
+            document,
+            route,
             reply_address: None,
             epoch,
             sequence,
@@ -171,7 +141,7 @@ impl Core {
             }
             Err(refusal) => self.refuse(key, number, refusal),
         }
-        self.give_back(now, Some((key, bytes)));
+        self.give_back(now, Some((key, bytes as u64)));
     }
 
     /// Whether the bus has this message already; then its publisher is told so, now or when it is on disk.
@@ -208,9 +178,9 @@ impl Core {
     }
 
     /// Takes the publisher's credit; false when it had none and was told.
-    pub(super) fn charge(&mut self, key: SessionKey, number: u32, document: &EncodedDocument) -> bool {
+    pub(super) fn charge(&mut self, key: SessionKey, number: u32, bytes: usize) -> bool {
         let Some(session) = self.sessions.get_mut(&key) else { return false };
-        let charged = session.credit.take(document.bytes().len());
+        let charged = session.credit.take(bytes);
         if !charged {
             let text = format!("{} published more than its credit; wait for Grant", session.source);
             self.refuse(key, number, refusal(Code::Credit, text));
@@ -221,10 +191,11 @@ impl Core {
     /// Gives back the credit that a publish of so many bytes took.
     pub(super) fn give_back(&mut self, now: Now, credit: Option<(SessionKey, u64)>) {
         let Some((key, bytes)) = credit else { return };
-        if let Some(session) = self.sessions.get_mut(&key) {
-            session.credit.owe(bytes);
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        session.credit.owe(bytes);
+        if session.credit.is_worth_a_grant() {
+            self.grant(now, key);
         }
-        self.grant(now, key);
     }
 
     /// Tells a publisher what it may have again.
@@ -239,7 +210,7 @@ impl Core {
         }
     }
 
-    /// Permits, stamps, matches and enqueues.
+    /// Permits, stamps, matches and delivers.
     pub(super) fn send(&mut self, now: Now, key: SessionKey, outgoing: Outgoing<'_>) -> Result<Sent, Refusal> {
         let Some(session) = self.sessions.get(&key) else {
             return Err(refusal(Code::Internal, format!("session {key} has ended")));
@@ -251,28 +222,24 @@ impl Core {
         let document = outgoing.document;
         let view = || View::new(id, &source, now.wall, outgoing.cause, hops, document);
 
-        let route = match self.memo.get(key, document.header_bytes()) {
+        let mut to = match outgoing.route {
             Some(route) => route,
             None => {
-                let route = Rc::new(self.find_route(key, &view()));
+                let route = self.find_route(key, &view());
                 // A volatile permit answers for this message alone.
                 if !self.sessions.get(&key).is_some_and(|session| session.may_publish.is_volatile()) {
-                    self.memo.put(&route);
+                    self.memo.put(key, document.header_bytes(), &route);
                 }
                 route
             }
         };
-        if route.denied {
+        if to.denied {
             return Err(self.told_denied(key, &source, id, document));
         }
-        // A route is shared as it stands; only volatile subscriptions make a list for one message.
-        let to = match self.volatile[..] {
-            [] => route.to.clone(),
-            _ => {
-                let all = route.to.live.iter().chain(&*route.to.durable).copied();
-                self.targets(all.chain(self.find_volatile(&view())).collect())
-            }
-        };
+        if !self.volatile.is_empty() {
+            let all = to.live.iter().chain(&*to.durable).copied();
+            to = self.targets(all.chain(self.find_volatile(&view())).collect());
+        }
         if !to.live.is_empty() {
             self.check_memory(Routed::size_of(document) + to.live.len() * PLACE_BYTES)?;
         }
@@ -308,21 +275,17 @@ impl Core {
             self.enqueue_durable(now, &to.durable, enqueue);
         }
         if !to.live.is_empty() {
-            self.enqueue(
-                now,
-                &to.live,
-                Routed::new(Deliver {
-                    id,
-                    source: source.to_string(),
-                    timestamp: now.wall,
-                    cause: outgoing.cause,
-                    hops,
-                    reply_address: outgoing.reply_address,
-                    attempt: 1,
-                    waited_ms: 0,
-                    document: document.clone(),
-                }),
-            );
+            let envelope = Envelope {
+                id,
+                source: &source,
+                timestamp: now.wall,
+                cause: outgoing.cause,
+                hops,
+                reply_address: outgoing.reply_address,
+                attempt: 1,
+                waited_ms: 0,
+            };
+            self.deliver(now, &to.live, &envelope, document);
         }
         Ok(Sent { id, to })
     }
@@ -331,6 +294,7 @@ impl Core {
     pub(super) fn announce(&mut self, now: Now, document: &EncodedDocument) {
         let Ok(id) = self.next_id() else { return };
         let source: Rc<str> = "eeveed".into();
+        let document = document.view();
         let view = View::new(id, &source, now.wall, None, 0, document);
         let mut found = self.find_indexed(&view);
         found.extend(self.find_volatile(&view));
@@ -345,7 +309,7 @@ impl Core {
                         cause: None,
                         hops: 0,
                         reply_address: None,
-                        document: document.clone(),
+                        document: document.detached(),
                     };
                     let (epoch, sequence, live, wanted_ms) = (0, 0, 0, 0);
                     let enqueue = Enqueue {
@@ -371,18 +335,17 @@ impl Core {
             self.lose(now, &to.live, id, GapReason::Memory);
             return;
         }
-        let deliver = Deliver {
+        let envelope = Envelope {
             id,
-            source: source.to_string(),
+            source: &source,
             timestamp: now.wall,
             cause: None,
             hops: 0,
             reply_address: None,
             attempt: 1,
             waited_ms: 0,
-            document: document.clone(),
         };
-        self.enqueue(now, &to.live, Routed::new(deliver));
+        self.deliver(now, &to.live, &envelope, document);
     }
 
     /// Whether so many bytes more may wait in the bus.
@@ -397,20 +360,22 @@ impl Core {
     }
 
     fn find_route(&self, key: SessionKey, view: &View<'_>) -> Route {
-        let denied = self.sessions.get(&key).is_none_or(|session| !session.may_publish.admits(view));
-        let to = if denied { Targets::default() } else { self.targets(self.find_indexed(view)) };
-        Route { denied, to }
+        if self.sessions.get(&key).is_none_or(|session| !session.may_publish.admits(view)) {
+            return Route { denied: true, ..Route::default() };
+        }
+        self.targets(self.find_indexed(view))
     }
 
     /// Sorts subscriptions into live and durable ones.
-    fn targets(&self, found: Vec<Slot>) -> Targets {
+    fn targets(&self, found: Found) -> Route {
         let is_durable = |slot: &Slot| self.subscriptions[*slot as usize].durable.is_some();
-        let (durable, live): (Vec<Slot>, Vec<Slot>) = found.into_iter().partition(is_durable);
-        Targets { live: live.into(), durable: durable.into() }
+        let durable: Slots = found.iter().copied().filter(is_durable).collect();
+        let live = found.into_iter().filter(|slot| !is_durable(slot)).collect();
+        Route { denied: false, live, durable }
     }
 
     /// The subscriptions of the index that match and may receive it.
-    fn find_indexed(&self, view: &View<'_>) -> Vec<Slot> {
+    fn find_indexed(&self, view: &View<'_>) -> Found {
         let mut to = self.index.find(view);
         to.retain(|slot| self.may_receive(*slot, view));
         to
@@ -450,45 +415,98 @@ impl Core {
         }
     }
 
-    fn enqueue(&mut self, now: Now, to: &[Slot], message: Routed) {
-        let message = Rc::new(message);
-        self.memory += message.size();
+    /// Delivers to live subscriptions: at once to those that can take it, else into their queues.
+    fn deliver(&mut self, now: Now, to: &[Slot], envelope: &Envelope<'_>, document: DocumentView<'_>) {
+        let mut head = std::mem::take(&mut self.head);
+        head.clear();
+        envelope.encode_into(&mut head);
+        let mut routed = None;
         for slot in to {
-            let Some(subscription) = self.subscriptions.get_mut(*slot as usize) else { continue };
-            let Some(session) = self.sessions.get_mut(&subscription.session) else { continue };
-            let memory = &mut self.memory;
-            *memory += PLACE_BYTES;
-            let waiting = Waiting { message: message.clone(), since: now.mono };
-            let share_max = self.limits.memory_per_uid;
-            let halted = session.halted;
-            let pushed = subscription.push(waiting, share_max, halted, &mut |lost| *memory -= leaving_size(lost));
-            if let Pushed::Dropped(count) = pushed {
-                session.dropped += count;
-                self.dropped += count;
-            }
-            if !subscription.listed && subscription.is_deliverable(now.mono, session.halted, 0) {
-                subscription.listed = true;
-                session.ready.push_back(*slot);
-            }
-            let (key, number) = (subscription.session, subscription.number);
-            if let Pushed::Disconnect(lacking) = pushed {
-                let bounds = subscription.queue().bounds();
-                let (messages, bytes) = (bounds.messages, bounds.bytes);
-                let full = match lacking {
-                    GapReason::Memory => format!("{} has no more than {share_max} bytes", subscription.account.whose()),
-                    _ => format!("{messages} messages or {bytes} bytes"),
-                };
-                let text = format!("subscription {number} is full ({full}) and its policy is to disconnect");
-                if !session.closing {
-                    self.refuse(key, number, refusal(Code::SlowConsumer, text));
-                }
-            } else if !session.awake && !session.ready.is_empty() {
-                session.awake = true;
-                self.actions.push(Action::Wake(key));
+            if !self.deliver_at_once(*slot, &head, document) {
+                let message = routed.get_or_insert_with(|| {
+                    let message = Rc::new(Routed::new(envelope.id, &head, document));
+                    self.memory += message.size();
+                    message
+                });
+                self.enqueue(now, *slot, message);
             }
         }
+        self.head = head;
         // Every queue that refused it gave up its reference while this one was still held.
-        self.memory -= last_size(message);
+        if let Some(message) = routed {
+            self.memory -= last_size(message);
+        }
+    }
+
+    /// Appends a message to what is written next to a session, if nothing is before it. It is as if the session's queue had
+    /// been emptied right after the message came, which spares keeping the message and coming back for it.
+    #[inline]
+    fn deliver_at_once(&mut self, slot: Slot, head: &[u8], document: DocumentView<'_>) -> bool {
+        let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { return false };
+        // With an open window, a live subscription that has something to deliver is listed.
+        if subscription.listed || subscription.durable.is_some() || !subscription.window_is_open() {
+            return false;
+        }
+        let Some(session) = self.sessions.get_mut(&subscription.session) else { return false };
+        let bytes = HEADER_BYTES + head.len() + document.bytes().len();
+        if session.halted
+            || session.closing
+            || session.output.len() + session.unwritten >= self.direct_bytes
+            || !subscription.queue.takes_alone(Routed::size_with(bytes))
+            || self.memory + self.owed + bytes > self.limits.memory_bytes
+            || session.account.left(self.limits.memory_per_uid) < bytes
+        {
+            return false;
+        }
+        session.make_room(&mut self.spare);
+        put_deliver(&mut session.output, subscription.number, head, document.bytes());
+        self.owed += bytes;
+        session.account.add(bytes);
+        subscription.window_messages -= 1;
+        subscription.window_bytes -= document.bytes().len() as i64;
+        subscription.delivered += 1;
+        session.delivered += 1;
+        self.delivered += 1;
+        if !session.awake {
+            session.awake = true;
+            self.actions.push(Action::Wake(subscription.session));
+        }
+        true
+    }
+
+    fn enqueue(&mut self, now: Now, slot: Slot, message: &Rc<Routed>) {
+        let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { return };
+        let Some(session) = self.sessions.get_mut(&subscription.session) else { return };
+        let memory = &mut self.memory;
+        *memory += PLACE_BYTES;
+        let waiting = Waiting { message: message.clone(), since: now.mono };
+        let share_max = self.limits.memory_per_uid;
+        let halted = session.halted;
+        let pushed = subscription.push(waiting, share_max, halted, &mut |lost| *memory -= leaving_size(lost));
+        if let Pushed::Dropped(count) = pushed {
+            session.dropped += count;
+            self.dropped += count;
+        }
+        if !subscription.listed && subscription.is_deliverable(now.mono, session.halted, 0) {
+            subscription.listed = true;
+            session.ready.push_back(slot);
+        }
+        let (key, number) = (subscription.session, subscription.number);
+        if let Pushed::Disconnect(lacking) = pushed {
+            let bounds = subscription.queue().bounds();
+            let (messages, bytes) = (bounds.messages, bounds.bytes);
+            let full = match lacking {
+                GapReason::Memory => format!("{} has no more than {share_max} bytes", subscription.account.whose()),
+                _ => format!("{messages} messages or {bytes} bytes"),
+            };
+            let text = format!("subscription {number} is full ({full}) and its policy is to disconnect");
+            if !session.closing {
+                self.refuse(key, number, refusal(Code::SlowConsumer, text));
+            }
+        } else if !session.awake && !session.ready.is_empty() {
+            session.awake = true;
+            self.actions.push(Action::Wake(key));
+        }
     }
 
     /// The next block of ids is asked for when half of one is left, so that running out takes 2^31 messages during one
@@ -528,7 +546,7 @@ impl Core {
         beyond(Code::Loop, text, u64::from(HOPS_MAX), u64::from(hops))
     }
 
-    fn told_denied(&mut self, key: SessionKey, source: &str, id: u64, document: &EncodedDocument) -> Refusal {
+    fn told_denied(&mut self, key: SessionKey, source: &str, id: u64, document: DocumentView<'_>) -> Refusal {
         let rule = self.sessions.get(&key).map(|session| session.may_publish.rule()).unwrap_or_default();
         let rule = shortened(&rule, TOLD_BYTES_MAX);
         let headers = document.headers().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join(" ");

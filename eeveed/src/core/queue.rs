@@ -222,6 +222,11 @@ impl Queue {
         }
     }
 
+    /// Whether an empty one would take a message of this size.
+    pub(crate) const fn takes_alone(&self, size: usize) -> bool {
+        self.bounds.messages > 0 && size <= self.bounds.bytes
+    }
+
     /// What its messages are counted as in the account of its uid.
     pub(crate) const fn counted(&self) -> usize {
         self.bytes + self.messages * PLACE_BYTES

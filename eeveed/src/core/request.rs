@@ -43,7 +43,7 @@ pub(super) const DEADLINE_MS_MAX: u64 = 10 * 60 * 1000;
 impl Core {
     pub(super) fn request(&mut self, now: Now, key: SessionKey, number: u32, request: wire::Request) {
         let wire::Request { deadline_ms, cause, hops, document } = request;
-        if !self.charge(key, number, &document) {
+        if !self.charge(key, number, document.bytes().len()) {
             return;
         }
         let open = self.sessions.get(&key).map_or(0, |session| session.requests_open);
@@ -66,7 +66,8 @@ impl Core {
         let outgoing = Outgoing {
             cause,
             hops,
-            document: &document,
+            document: document.view(),
+            route: self.memo.get(key, document.header_bytes()),
             reply_address: Some(address),
             epoch: 0,
             sequence: 0,
@@ -113,7 +114,7 @@ impl Core {
     /// The first answer goes to the requester; the address is used up by it.
     pub(super) fn reply(&mut self, now: Now, key: SessionKey, number: u32, reply: wire::Reply) {
         let wire::Reply { address, document } = reply;
-        if !self.charge(key, number, &document) {
+        if !self.charge(key, number, document.bytes().len()) {
             return;
         }
         let Some(source) = self.sessions.get(&key).map(|session| session.source.clone()) else { return };
@@ -146,7 +147,7 @@ impl Core {
     fn check_unread(&self, asker: SessionKey, bytes: usize) -> Result<(), Refusal> {
         self.check_share(asker, bytes)?;
         self.check_memory(bytes)?;
-        let unread = self.sessions.get(&asker).map_or(0, |session| session.control.len());
+        let unread = self.sessions.get(&asker).map_or(0, |session| session.answers);
         let (wanted, max) = (unread + bytes, self.limits.queue_bytes.max(bytes));
         if wanted <= max {
             return Ok(());

@@ -153,6 +153,12 @@ impl Credit {
         Some((messages, bytes))
     }
 
+    /// Whether [`Credit::grant`] may have something.
+    #[inline]
+    pub(crate) const fn is_worth_a_grant(&self) -> bool {
+        self.owed_messages * 2 >= self.full_messages || self.owed_bytes * 2 >= self.full_bytes || self.rate.is_some()
+    }
+
     /// When [`Credit::grant`] is worth calling again without another publish.
     pub(crate) fn next_grant(&self) -> Option<Duration> {
         let rate = self.rate.as_ref()?;
@@ -178,8 +184,10 @@ pub(crate) struct Session {
     pub(super) last_subscription: u32,
     /// Subscriptions that have something to deliver, in turn.
     pub(crate) ready: VecDeque<Slot>,
-    /// Encoded frames that are no deliveries; written first.
-    pub(super) control: Vec<u8>,
+    /// Encoded frames that are written next, in this order.
+    pub(super) output: Vec<u8>,
+    /// How many bytes of them are no deliveries.
+    pub(super) answers: usize,
     /// Bytes of a large frame that is not whole yet.
     pub(super) input: usize,
     /// How many bytes the shell was given and has not written yet, as far as the core knows.
@@ -205,7 +213,19 @@ pub(crate) struct Session {
 impl Session {
     /// What it takes of the bus's memory beside its subscriptions.
     pub(super) const fn counted(&self) -> usize {
-        self.control.len() + self.unwritten + self.input
+        self.output.len() + self.unwritten + self.input
+    }
+
+    /// Takes a buffer that was used before, if the session has none and is not slow: one that waits for its reader for long
+    /// must not have more room than it needs.
+    #[inline]
+    pub(super) fn make_room(&mut self, spare: &mut Vec<Vec<u8>>) {
+        if self.output.capacity() == 0
+            && self.unwritten == 0
+            && let Some(buffer) = spare.pop()
+        {
+            self.output = buffer;
+        }
     }
 
     pub(crate) fn slot(&self, number: u32) -> Option<Slot> {

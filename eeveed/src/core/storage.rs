@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use libeevee::GapReason;
-use libeevee::wire::EncodedDocument;
+use libeevee::wire::{DocumentView, EncodedDocument};
 
 /// The number of a durable subscription in the store; never used again.
 pub(crate) type DurableKey = u32;
@@ -31,11 +31,11 @@ pub(crate) struct Record {
 impl Record {
     /// What it is counted as, in memory and in the bounds of a subscription.
     pub(crate) fn size(&self) -> u64 {
-        Self::size_of(&self.document, &self.source)
+        Self::size_of(self.document.view(), &self.source)
     }
 
     /// The same before there is one.
-    pub(crate) fn size_of(document: &EncodedDocument, source: &str) -> u64 {
+    pub(crate) fn size_of(document: DocumentView<'_>, source: &str) -> u64 {
         (document.bytes().len() + source.len() + 128) as u64
     }
 }

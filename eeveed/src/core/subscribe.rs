@@ -122,7 +122,7 @@ impl Subscription {
         self.queue.append_gap(gap);
     }
 
-    const fn window_is_open(&self) -> bool {
+    pub(super) const fn window_is_open(&self) -> bool {
         self.window_messages > 0 && self.window_bytes > 0
     }
 

@@ -20,7 +20,6 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 pub(crate) use self::give::give;
@@ -141,18 +140,5 @@ impl Switch {
             }
         };
         let _ = tokio::time::timeout(patience, none).await;
-    }
-}
-
-impl Kept {
-    pub(crate) fn new(
-        session: Option<SessionKey>,
-        stream: UnixStream,
-        input: Vec<u8>,
-        output: Vec<u8>,
-        frame_bytes_max: usize,
-    ) -> Option<Self> {
-        let stream = stream.into_std().ok()?.into();
-        Some(Self { session, stream, input, output, frame_bytes_max })
     }
 }

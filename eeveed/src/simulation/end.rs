@@ -17,6 +17,8 @@ const ROUNDS: usize = 60;
 impl World {
     pub(super) fn end(&mut self) {
         self.note(|| "the end begins".into());
+        self.read_direct();
+        self.core.direct_bytes = 0;
         self.disk.set_trouble(Trouble::None);
         self.pass(Duration::from_millis(1500));
         self.look_around();
@@ -150,6 +152,7 @@ impl World {
         let status = core.store_status();
         assert_eq!((&status["messages"], &status["bytes"], &status["dead"]), (&0.into(), &0.into(), &0.into()));
         let chat = libeevee::Document::new([("type", "chat.message"), ("channel", "#a")], "").unwrap();
-        assert!(core.index.find(&View::new(1, "irc", 0, None, 0, &(&chat).into())).is_empty());
+        let chat = libeevee::wire::EncodedDocument::from(&chat);
+        assert!(core.index.find(&View::new(1, "irc", 0, None, 0, chat.view())).is_empty());
     }
 }

@@ -17,6 +17,7 @@ const NAMES: [&str; 2] = ["a", "b"];
 
 impl World {
     pub(super) fn happen(&mut self) {
+        self.read_direct();
         let at = self.random.usize(0..self.clients.len());
         match self.random.u16(0..1000) {
             0..40 => self.come(at),

@@ -31,7 +31,8 @@ impl World {
         let ids = self.core.next_unused_id() + self.random.u64(0..1000)..1 << 53;
         let before = (self.core.memory, self.core.status(None).unwrap());
         let (saved, _) = decode(encode(&self.core.save(self.now), &[]).unwrap()).unwrap();
-        let (core, _) = Core::restore(self.now, self.limits(), Vec::new(), ids, saved).unwrap();
+        let (mut core, _) = Core::restore(self.now, self.limits(), Vec::new(), ids, saved).unwrap();
+        core.direct_bytes = self.core.direct_bytes;
         self.core = core;
         self.disk.forget_jobs();
         let recovered = self.disk.store.reopen(self.now.wall);

@@ -148,7 +148,7 @@ impl Kept {
         let size = match message.source {
             // Its status is not known yet.
             "eeveed" => 220,
-            source => Record::size_of(&message.document, source),
+            source => Record::size_of(message.document.view(), source),
         };
         let item = Item {
             message,

@@ -152,7 +152,7 @@ impl World {
             }
             Code::Storage => assert!(self.sick, "refused by a good disk: {}", refusal.text),
             Code::Full => {
-                let size = crate::core::storage::Record::size_of(&message.document, message.source);
+                let size = crate::core::storage::Record::size_of(message.document.view(), message.source);
                 let full = self.kept.values().filter(|kept| kept.matches(message)).any(|kept| {
                     let (count, bytes) = kept.counted(self.answered);
                     let over = count + 1 > kept.bounds.messages || bytes + size > kept.bounds.bytes;

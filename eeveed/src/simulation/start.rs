@@ -80,7 +80,9 @@ impl World {
         sorted.sort();
         wanted.sort();
         assert_eq!(sorted, wanted, "durable subscriptions at the start");
+        let direct_bytes = self.core.direct_bytes;
         self.core = Core::new(self.now, self.random.u64(..), self.core.limits.clone(), halted, ids);
+        self.core.direct_bytes = direct_bytes;
         self.core.recover(self.now, recovered, &mut self.actions);
         self.carry_out();
         self.note(|| format!("started; {} is on disk", self.done));

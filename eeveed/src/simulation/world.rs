@@ -73,6 +73,7 @@ impl World {
         let first = [1, (1 << 53) - 100_000_000, random.u64(1..1 << 50)][random.usize(0..3)];
         let mut core = Core::new(now, random.u64(..), limits, Vec::new(), first..1 << 53);
         let mut disk = Disk::new();
+        core.direct_bytes = [0, 500, 256 << 10][random.usize(0..3)];
         core.recover(now, disk.store.reopen(now.wall), &mut Vec::new());
         let speed = [10, 50, 90, 100][random.usize(0..4)];
         Self {
@@ -131,6 +132,9 @@ impl World {
             self.now.wall = self.random.u64(..1 << 62);
         }
         let before = self.core.next_unused_id();
+        if !own {
+            self.read_direct();
+        }
         self.core.step(self.now, event, &mut self.actions);
         let ids = before..self.core.next_unused_id();
         self.carry_out();
@@ -210,6 +214,13 @@ impl World {
     pub(super) fn read_control(&mut self, at: ClientNumber) {
         for frame in self.output(at, 0) {
             self.look(at, frame);
+        }
+    }
+
+    /// What is delivered directly is written before anything else happens.
+    pub(super) fn read_direct(&mut self) {
+        if self.core.direct_bytes > 0 {
+            self.read_all_control();
         }
     }
 

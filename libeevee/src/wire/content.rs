@@ -9,7 +9,7 @@ use super::frame::{
 };
 use super::limits::{DECODE_MEMORY_FACTOR, FRAME_BYTES_CEILING};
 use super::read::{Reader, put_bytes, put_option, put_varint};
-use super::{EncodedDocument, TAIL, WireError};
+use super::{EncodedDocument, Envelope, TAIL, WireError};
 
 /// What a frame carries; the variants are its kinds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +123,8 @@ impl Content {
                 out.extend_from_slice(body.document.bytes());
             }
             Self::Deliver(body) => {
-                put_envelope(out, body);
+                let Deliver { id, ref source, timestamp, cause, hops, reply_address, attempt, waited_ms, .. } = *body;
+                Envelope { id, source, timestamp, cause, hops, reply_address, attempt, waited_ms }.encode_into(out);
                 out.extend_from_slice(body.document.bytes());
             }
             Self::Request(body) => {
@@ -219,18 +220,6 @@ impl Content {
 
 /// The kind of Deliver, which the bus writes from parts.
 pub(super) const DELIVER: u16 = 20;
-
-/// The envelope of a Deliver: all of its body before the document.
-pub(super) fn put_envelope(out: &mut Vec<u8>, deliver: &Deliver) {
-    put_varint(out, deliver.id);
-    put_bytes(out, deliver.source.as_bytes());
-    put_varint(out, deliver.timestamp);
-    put_option(out, deliver.cause);
-    out.push(deliver.hops);
-    put_option(out, deliver.reply_address);
-    put_varint(out, u64::from(deliver.attempt));
-    put_varint(out, deliver.waited_ms);
-}
 
 fn put(out: &mut Vec<u8>, body: &impl Serialize) {
     // Plain structs of integers, options, strings and lists into memory: there is nothing that could fail.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::limits::HEADERS_MAX;
 use super::read::{Reader, put_bytes, put_varint};
-use super::{Code, WireError};
+use super::{Code, DocumentView, WireError};
 use crate::header::{HeaderError, Headers, check_key, check_value};
 use crate::message::Document;
 
@@ -13,8 +13,8 @@ use crate::message::Document;
 /// The layout is bincode's of `{ headers: Vec<(String, String)>, body: Vec<u8> }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedDocument {
-    bytes: Bytes,
-    headers_end: usize,
+    pub(super) bytes: Bytes,
+    pub(super) headers_end: usize,
 }
 
 impl EncodedDocument {
@@ -46,6 +46,11 @@ impl EncodedDocument {
     /// The same with bytes of its own: a document keeps the whole frame alive, or the whole chunk, that it came in.
     pub fn detached(&self) -> Self {
         Self { bytes: Bytes::copy_from_slice(&self.bytes), headers_end: self.headers_end }
+    }
+
+    /// The same, borrowed.
+    pub fn view(&self) -> DocumentView<'_> {
+        DocumentView { bytes: &self.bytes, headers_end: self.headers_end }
     }
 
     /// The whole document.
@@ -101,7 +106,7 @@ impl From<&Document> for EncodedDocument {
     }
 }
 
-fn check_headers(reader: &mut Reader<'_>) -> Result<(), WireError> {
+pub(super) fn check_headers(reader: &mut Reader<'_>) -> Result<(), WireError> {
     let count = reader.varint()?;
     let mut keys = [""; HEADERS_MAX];
     let Some(keys) = usize::try_from(count).ok().and_then(|count| keys.get_mut(..count)) else {

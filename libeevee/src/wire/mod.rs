@@ -12,6 +12,7 @@ mod content;
 mod document;
 mod frame;
 pub mod limits;
+mod publish;
 mod read;
 
 use bytes::{Bytes, BytesMut};
@@ -21,6 +22,7 @@ pub use self::code::Code;
 pub use self::content::Content;
 pub use self::document::EncodedDocument;
 pub use self::frame::*;
+pub use self::publish::{DocumentView, Envelope, PUBLISH, RawPublish, put_deliver};
 
 /// The protocol version spoken here.
 pub const VERSION: u16 = 1;
@@ -172,12 +174,13 @@ pub fn codec(frame_bytes_max: usize) -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder().little_endian().length_field_length(4).max_frame_length(frame_bytes_max).new_codec()
 }
 
-/// Takes one whole frame's bytes (after the length field) off the front of what was read; `None` when more is needed.
+/// How many bytes the frame at the front of `bytes` has, with its length field; `None` when it is not whole yet.
 ///
 /// # Errors
-/// frame-too-large or empty-frame, from the length alone, before anything is allocated for it.
-pub fn split_frame(buffer: &mut BytesMut, frame_bytes_max: usize) -> Result<Option<Bytes>, WireError> {
-    let Some(prefix) = buffer.first_chunk::<4>() else { return Ok(None) };
+/// frame-too-large or empty-frame, from the length alone.
+#[inline]
+pub fn frame_length(bytes: &[u8], frame_bytes_max: usize) -> Result<Option<usize>, WireError> {
+    let Some(prefix) = bytes.first_chunk::<4>() else { return Ok(None) };
     let len = u32::from_le_bytes(*prefix) as usize;
     if len == 0 {
         return Err(WireError::new(Code::EmptyFrame, "a frame of length 0"));
@@ -189,10 +192,16 @@ pub fn split_frame(buffer: &mut BytesMut, frame_bytes_max: usize) -> Result<Opti
         )
         .limit(frame_bytes_max as u64, len as u64));
     }
-    if buffer.len() < 4 + len {
-        return Ok(None);
-    }
-    let mut frame = buffer.split_to(4 + len);
+    Ok((bytes.len() >= 4 + len).then_some(4 + len))
+}
+
+/// Takes one whole frame's bytes (after the length field) off the front of what was read; `None` when more is needed.
+///
+/// # Errors
+/// frame-too-large or empty-frame, from the length alone, before anything is allocated for it.
+pub fn split_frame(buffer: &mut BytesMut, frame_bytes_max: usize) -> Result<Option<Bytes>, WireError> {
+    let Some(length) = frame_length(buffer, frame_bytes_max)? else { return Ok(None) };
+    let mut frame = buffer.split_to(length);
     let _ = frame.split_to(4);
     Ok(Some(frame.freeze()))
 }

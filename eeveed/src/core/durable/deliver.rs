@@ -107,7 +107,7 @@ impl Durable {
 
 /// A stored message as filters see it.
 pub(super) fn view(record: &Record) -> View<'_> {
-    View::new(record.id, &record.source, record.timestamp, record.cause, record.hops, &record.document)
+    View::new(record.id, &record.source, record.timestamp, record.cause, record.hops, record.document.view())
 }
 
 impl Core {

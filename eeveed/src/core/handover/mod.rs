@@ -293,7 +293,7 @@ impl Core {
             last_subscription: session.last_subscription,
             subscriptions: subscriptions.map(|subscription| SavedSubscription::of(subscription, blobs)).collect(),
             ready: session.ready.iter().filter_map(|slot| Some(of_slot(slot)?.number)).collect(),
-            control: blobs.put(&session.control),
+            control: blobs.put(&session.output),
             resumed: nanoseconds(session.resumed),
             claims: session.claims.clone(),
             verbs: session.verbs.iter().map(save_verb).collect(),

@@ -212,7 +212,8 @@ impl Restoring {
         session.credit = saved.credit.restore(self.now, session.credit)?;
         session.joined_wall = saved.joined_wall;
         session.last_subscription = saved.last_subscription;
-        session.control = self.blobs.take(saved.control)?.into_vec();
+        session.output = self.blobs.take(saved.control)?.into_vec();
+        session.answers = session.output.len();
         session.resumed = past(self.now, saved.resumed)?;
         session.published = count(saved.published)?;
         session.delivered = count(saved.delivered)?;

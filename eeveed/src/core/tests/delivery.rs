@@ -202,13 +202,13 @@ proptest! {
         for message in messages {
             let pairs: Vec<(&str, &str)> = message.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
             let document = document(&pairs, "");
-            let view = View::new(1, source, 2, None, 0, &document);
+            let view = View::new(1, source, 2, None, 0, document.view());
             let expected: Vec<Slot> = naive
                 .iter()
                 .filter(|(_, filters)| filters.iter().any(|filter| filter.matches(&view)))
                 .map(|(slot, _)| *slot)
                 .collect();
-            prop_assert_eq!(index.find(&view), expected);
+            prop_assert_eq!(index.find(&view).into_vec(), expected);
         }
     }
 }

@@ -123,6 +123,7 @@ impl Durable {
     fn restart(&mut self, recovered: Recovered) {
         let ids = self.bus.core.next_unused_id() + 1000..1 << 40;
         self.bus.core = Core::new(self.bus.now, 8, Limits::default(), Vec::new(), ids);
+        self.bus.core.direct_bytes = 0;
         self.bus.core.recover(self.bus.now, recovered, &mut self.bus.actions);
         self.settle();
     }

@@ -1,0 +1,140 @@
+//! One connection's socket, and what is to be written to it. It is written by whoever has something for it: the task that
+//! published a message writes it to its subscribers itself, so that no message waits for another task to have its turn.
+//! Only what a socket does not take at once is left to the session's own task.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+
+use crate::core::{Action, Core, Now, SessionKey};
+
+/// How much is taken from the core to be written at once.
+const OUTPUT_BYTES: usize = 256 << 10;
+
+/// How often somebody else's task takes more for this socket before it leaves the rest to the session's own.
+const TURNS: usize = 2;
+
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    pub(crate) stream: UnixStream,
+    /// Wakes the session's task: there is output that the socket did not take, or the state below changed.
+    pub(crate) notify: Notify,
+    pub(crate) closing: Cell<bool>,
+    /// Writing failed: the peer is gone.
+    pub(crate) broken: Cell<bool>,
+    output: RefCell<Output>,
+}
+
+#[derive(Debug, Default)]
+struct Output {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Outlet {
+    /// `output` is to be written before everything else.
+    pub(crate) fn new(stream: UnixStream, output: Vec<u8>) -> Self {
+        Self {
+            stream,
+            notify: Notify::new(),
+            closing: Cell::new(false),
+            broken: Cell::new(false),
+            output: RefCell::new(Output { bytes: output, written: 0 }),
+        }
+    }
+
+    /// Whether there is something that the socket did not take yet.
+    pub(crate) fn has_output(&self) -> bool {
+        let output = self.output.borrow();
+        output.written < output.bytes.len()
+    }
+
+    /// What is not written.
+    pub(crate) fn take_output(&self) -> Vec<u8> {
+        let Output { mut bytes, written } = self.output.take();
+        bytes.drain(..written);
+        bytes
+    }
+
+    /// The connection for the next run of the bus.
+    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
+        use std::os::fd::AsFd;
+        self.stream.as_fd().try_clone_to_owned()
+    }
+
+    /// Writes what the core has for this session, as far as the socket takes it.
+    pub(crate) fn flush(&self, core: &RefCell<Core>, now: Now, key: SessionKey, actions: &mut Vec<Action>) {
+        let Ok(mut output) = self.output.try_borrow_mut() else { return };
+        let Output { bytes, written } = &mut *output;
+        for _ in 0..TURNS {
+            if *written == bytes.len() {
+                bytes.clear();
+                *written = 0;
+                let mut core = core.borrow_mut();
+                core.output(now, key, OUTPUT_BYTES, bytes);
+                core.take_actions(actions);
+                if bytes.is_empty() {
+                    // An idle session holds no buffer.
+                    core.recycle(std::mem::take(bytes));
+                    return;
+                }
+            }
+            match self.write(&bytes[*written..]) {
+                Ok(count) => *written += count,
+                Err(_) => {
+                    self.broken.set(true);
+                    break;
+                }
+            }
+            if *written < bytes.len() {
+                // It may be long until the peer reads: no more room than it takes.
+                if (bytes.len() - *written) * 2 < bytes.capacity() {
+                    let rest = bytes[*written..].to_vec();
+                    core.borrow_mut().recycle(std::mem::replace(bytes, rest));
+                    *written = 0;
+                }
+                break;
+            }
+        }
+        self.notify.notify_one();
+    }
+
+    /// Writes what the socket takes; 0 when it takes nothing now.
+    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_io(Interest::WRITABLE, bytes.len(), || nix::unistd::write(&self.stream, bytes))
+    }
+
+    /// Reads what there is; none when there is nothing now, 0 at the end.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut ended = false;
+        let count = self.try_io(Interest::READABLE, buffer.len(), || {
+            let count = nix::unistd::read(&self.stream, buffer);
+            ended = count == Ok(0);
+            count
+        })?;
+        Ok((count > 0 || ended).then_some(count))
+    }
+
+    /// Reads or writes once. Less than all says that the kernel has no more now: then the next event is waited for without
+    /// another try, which would be one more system call for every chunk.
+    fn try_io(
+        &self,
+        interest: Interest,
+        all: usize,
+        mut call: impl FnMut() -> nix::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut count = 0;
+        let done = self.stream.try_io(interest, || {
+            count = call()?;
+            if count > 0 && count < all { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match done {
+            Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Err(error),
+            _ => Ok(count),
+        }
+    }
+}

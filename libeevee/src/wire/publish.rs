@@ -1,0 +1,263 @@
+//! Publish and Deliver on the bus's hot path: read in place from what a socket gave, written from parts.
+//!
+//! [`RawPublish::read`] looks at lengths alone. What it takes is either compared with header bytes that were checked before,
+//! or checked in full by [`RawPublish::check`]; what it does not take, [`super::Frame::decode`] refuses with a reason. A
+//! property test holds that both together take and refuse the same frames as bincode.
+
+use bytes::Bytes;
+
+use super::content::DELIVER;
+use super::read::{Reader, put_bytes, put_option, put_varint};
+use super::{EncodedDocument, WireError, begin, finish};
+
+/// A checked document, borrowed from wherever it lies; its bytes are those of [`EncodedDocument::bytes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DocumentView<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) headers_end: usize,
+}
+
+impl<'a> DocumentView<'a> {
+    /// The whole document.
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The bytes of the headers alone: equal bytes are equal headers in equal order.
+    pub fn header_bytes(&self) -> &'a [u8] {
+        &self.bytes[..self.headers_end]
+    }
+
+    /// Key and value of each header.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let mut reader = Reader::new(self.bytes);
+        let count = reader.varint().unwrap_or(0);
+        // The bytes were checked at construction, so that nothing here can fail.
+        (0..count).map_while(move |_| Some((reader.str().ok()?, reader.str().ok()?)))
+    }
+
+    /// The same with bytes of its own.
+    pub fn detached(&self) -> EncodedDocument {
+        EncodedDocument { bytes: Bytes::copy_from_slice(self.bytes), headers_end: self.headers_end }
+    }
+}
+
+/// A Publish whose lengths are right, and whose headers nobody has looked at yet.
+#[derive(Debug, Clone, Copy)]
+pub struct RawPublish<'a> {
+    /// The id of the message that this one answers.
+    pub cause: Option<u64>,
+    /// How deep the publisher knows the chain to be.
+    pub hops: u8,
+    /// With `sequence`, what a retry is recognised by; 0 and 0 where it need not be.
+    pub epoch: u64,
+    /// Increasing within an epoch.
+    pub sequence: u64,
+    document: &'a [u8],
+    headers_end: usize,
+}
+
+impl<'a> RawPublish<'a> {
+    /// Reads the body of a Publish frame without a tail; none if its lengths are not those of one.
+    pub fn read(body: &'a [u8]) -> Option<Self> {
+        let (cause, hops, epoch, sequence, start) = match *body {
+            // By far the most: no cause, and nothing that a retry is recognised by.
+            [0, hops, 0, 0, ..] => (None, hops, 0, 0, 4),
+            _ => {
+                let mut reader = Reader::new(body);
+                let envelope = (reader.option().ok()?, reader.u8().ok()?, reader.varint().ok()?, reader.varint().ok()?);
+                (envelope.0, envelope.1, envelope.2, envelope.3, reader.at())
+            }
+        };
+        let document = body.get(start..)?;
+        let headers_end = skip_headers(document)?;
+        // A body of the length that is left, and nothing after it.
+        let mut reader = Reader::new(&document[headers_end..]);
+        reader.bytes().ok()?;
+        (headers_end + reader.at() == document.len()).then_some(Self {
+            cause,
+            hops,
+            epoch,
+            sequence,
+            document,
+            headers_end,
+        })
+    }
+
+    /// The bytes of the headers, which may still be wrong.
+    pub fn header_bytes(&self) -> &'a [u8] {
+        &self.document[..self.headers_end]
+    }
+
+    /// The document, of a publish whose header bytes are equal to those of a checked one.
+    pub const fn known(&self) -> DocumentView<'a> {
+        DocumentView { bytes: self.document, headers_end: self.headers_end }
+    }
+
+    /// The document, checked.
+    ///
+    /// # Errors
+    /// [`WireError`] with code malformed, too-many-headers, bad-header or duplicate-header.
+    pub fn check(&self) -> Result<DocumentView<'a>, WireError> {
+        super::document::check_headers(&mut Reader::new(self.document))?;
+        Ok(self.known())
+    }
+}
+
+/// Where the headers end, by their lengths; none if they reach beyond the end. Lengths below 251 stand in one byte.
+fn skip_headers(document: &[u8]) -> Option<usize> {
+    let (count, mut at) = match *document.first()? {
+        count @ 0..=250 => (2 * usize::from(count), 1),
+        _ => return None,
+    };
+    for _ in 0..count {
+        match *document.get(at)? {
+            len @ 0..=250 => at += 1 + usize::from(len),
+            _ => {
+                let mut reader = Reader::new(&document[at..]);
+                reader.bytes().ok()?;
+                at += reader.at();
+            }
+        }
+    }
+    (at <= document.len()).then_some(at)
+}
+
+/// What stands in a Deliver before the document, but the subscription's number.
+#[derive(Debug, Clone, Copy)]
+pub struct Envelope<'a> {
+    /// The message's id.
+    pub id: u64,
+    /// Who published it.
+    pub source: &'a str,
+    /// When the bus took it, in nanoseconds since the Unix epoch.
+    pub timestamp: u64,
+    /// The id of the message that this one answers.
+    pub cause: Option<u64>,
+    /// How deep the chain is.
+    pub hops: u8,
+    /// Where a Reply to this request goes.
+    pub reply_address: Option<u64>,
+    /// 1 for the first delivery.
+    pub attempt: u32,
+    /// How long it waited because the subscriber was away or halted, in milliseconds.
+    pub waited_ms: u64,
+}
+
+impl Envelope<'_> {
+    /// Appends its bytes.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.id);
+        put_bytes(out, self.source.as_bytes());
+        put_varint(out, self.timestamp);
+        put_option(out, self.cause);
+        out.push(self.hops);
+        put_option(out, self.reply_address);
+        put_varint(out, u64::from(self.attempt));
+        put_varint(out, self.waited_ms);
+    }
+}
+
+/// Appends a Deliver frame for a subscription: an encoded [`Envelope`], and a document.
+pub fn put_deliver(out: &mut Vec<u8>, number: u32, envelope: &[u8], document: &[u8]) {
+    out.reserve(super::HEADER_BYTES + envelope.len() + document.len());
+    let start = begin(out, DELIVER, 0, number);
+    out.extend_from_slice(envelope);
+    out.extend_from_slice(document);
+    finish(out, start);
+}
+
+/// The number of the kind Publish.
+pub const PUBLISH: u16 = 16;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{Content, Deliver, Frame, Publish};
+    use super::*;
+    use crate::message::Document;
+
+    prop_compose! {
+        fn publishes()(
+            cause in any::<Option<u64>>(),
+            hops in any::<u8>(),
+            (epoch, sequence) in prop_oneof![Just((0, 0)), any::<(u64, u64)>()],
+            headers in prop::collection::vec(("[a-z0-9.]{0,5}", "\\PC{0,300}"), 0..6),
+            body in prop::collection::vec(any::<u8>(), 0..400),
+        ) -> Vec<u8> {
+            let mut bytes = Vec::new();
+            put_option(&mut bytes, cause);
+            bytes.push(hops);
+            put_varint(&mut bytes, epoch);
+            put_varint(&mut bytes, sequence);
+            bytes.extend(bincode::serde::encode_to_vec((headers, body), bincode::config::standard()).unwrap());
+            bytes
+        }
+    }
+
+    fn in_place(body: &[u8]) -> Option<Publish> {
+        let raw = RawPublish::read(body)?;
+        let document = raw.check().ok()?.detached();
+        Some(Publish { cause: raw.cause, hops: raw.hops, epoch: raw.epoch, sequence: raw.sequence, document })
+    }
+
+    fn decoded(body: &[u8]) -> Option<Publish> {
+        match Content::decode(PUBLISH, 0, &Bytes::copy_from_slice(body)) {
+            Ok(Some(Content::Publish(publish))) => Some(publish),
+            _ => None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_takes_what_the_decoder_takes(body in publishes()) {
+            prop_assert_eq!(in_place(&body), decoded(&body));
+        }
+
+        #[test]
+        fn also_when_damaged(mut body in publishes(), at in any::<prop::sample::Index>(), with in any::<u8>(), cut in any::<bool>()) {
+            let at = at.index(body.len());
+            body[at] = with;
+            if cut {
+                body.truncate(at + 1);
+            }
+            prop_assert_eq!(in_place(&body), decoded(&body));
+        }
+
+        #[test]
+        fn and_for_random_bytes(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(in_place(&body), decoded(&body));
+        }
+    }
+
+    #[test]
+    fn a_deliver_from_parts_is_the_frame() {
+        let document = EncodedDocument::from(&Document::new([("type", "x")], vec![1, 2, 3]).unwrap());
+        let deliver = Deliver {
+            id: 4711,
+            source: "irc".into(),
+            timestamp: 1 << 60,
+            cause: Some(300),
+            hops: 1,
+            reply_address: None,
+            attempt: 2,
+            waited_ms: 7,
+            document: document.clone(),
+        };
+        let envelope = Envelope {
+            id: 4711,
+            source: "irc",
+            timestamp: 1 << 60,
+            cause: Some(300),
+            hops: 1,
+            reply_address: None,
+            attempt: 2,
+            waited_ms: 7,
+        };
+        let (mut head, mut frame) = (Vec::new(), Vec::new());
+        envelope.encode_into(&mut head);
+        put_deliver(&mut frame, 9, &head, document.bytes());
+        assert_eq!(frame, Frame::new(9, Content::Deliver(deliver)).encode());
+    }
+}
