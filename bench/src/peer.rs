@@ -13,6 +13,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -66,6 +67,8 @@ pub(crate) struct Needs {
     pub(crate) subscribers: usize,
     /// Subscriptions of each of them.
     pub(crate) subscriptions: usize,
+    /// Filters among all of these that no index answers. Only eevee has to know.
+    pub(crate) unindexed: usize,
     /// Bytes of the largest body.
     pub(crate) body_bytes: usize,
     /// Most bytes that the harness lets be under way, that is written and not yet received by every subscriber. A peer
@@ -164,6 +167,14 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// How long a blocking read may take.
+    pub(crate) fn set_read_timeout(&self, time: Duration) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.set_read_timeout(Some(time)),
+            Self::Tcp(stream) => stream.set_read_timeout(Some(time)),
+        }
+    }
+
     pub(crate) fn set_nonblocking(&self, on: bool) -> io::Result<()> {
         match self {
             Self::Unix(stream) => stream.set_nonblocking(on),

@@ -74,7 +74,8 @@ pub(crate) fn connect_unix(path: &Path, process: &mut Process) -> Result<UnixStr
 /// The same on TCP, without Nagle's delay.
 #[allow(dead_code, reason = "for peers that have no Unix sockets")]
 pub(crate) fn connect_tcp(address: SocketAddr, process: &mut Process) -> Result<TcpStream> {
-    let stream = connect(|| TcpStream::connect(address), process).with_context(|| format!("no connection to {address}"))?;
+    let stream =
+        connect(|| TcpStream::connect(address), process).with_context(|| format!("no connection to {address}"))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

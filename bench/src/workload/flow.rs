@@ -1,0 +1,124 @@
+//! Messages as fast as they go through, or at a given pace; every one of them has to arrive.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{BROKER, BROKER_USER, CLIENTS, Flow, P50, P99, P999, RATE, Sample};
+use crate::drive::{self, Source};
+use crate::measure::{Cpu, nanos, percentile};
+use crate::message::{CHUNK_BYTES, ring};
+use crate::peer::{Broker, Needs};
+
+/// Not counted, at the beginning of every run.
+const WARM_UP: Duration = Duration::from_millis(200);
+
+/// How long nothing may arrive, once nothing is published any more, until what is missing is lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is measured between two moments of a run.
+pub(super) struct Window {
+    at: Instant,
+    deliveries: u64,
+    broker: Cpu,
+    clients: Cpu,
+}
+
+impl Window {
+    pub(super) fn open(flow: &drive::Flow, pids: &[u32]) -> Result<Self> {
+        let (broker, clients) = (Cpu::of(pids)?, Cpu::of_clients()?);
+        Ok(Self { at: Instant::now(), deliveries: flow.deliveries(), broker, clients })
+    }
+
+    /// The figures from its opening to now.
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    pub(super) fn close(self, flow: &drive::Flow, pids: &[u32]) -> Result<Sample> {
+        let end = Self::open(flow, pids)?;
+        let deliveries = (end.deliveries - self.deliveries) as f64;
+        ensure!(deliveries > 0.0, "nothing was delivered");
+        let (user, system) = end.broker.since(&self.broker);
+        let (client_user, client_system) = end.clients.since(&self.clients);
+        Ok(Sample::from([
+            (RATE, deliveries * 1e9 / nanos(end.at - self.at)),
+            (BROKER, (user + system) / deliveries),
+            (BROKER_USER, user / deliveries),
+            (CLIENTS, (client_user + client_system) / deliveries),
+        ]))
+    }
+}
+
+/// Waits until everything that was published has arrived.
+pub(super) fn drain(flow: &drive::Flow, expected: u64) -> Result<()> {
+    let (mut seen, mut moved) = (flow.deliveries(), Instant::now());
+    while seen < expected && moved.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(1));
+        let now = flow.deliveries();
+        if now != seen {
+            (seen, moved) = (now, Instant::now());
+        }
+    }
+    match seen {
+        seen if seen == expected => Ok(()),
+        seen if seen > expected => bail!("{seen} deliveries of {expected}: some came twice"),
+        seen => bail!("{} of {expected} deliveries were lost", expected - seen),
+    }
+}
+
+/// The top rate.
+pub(super) fn top(broker: &dyn Broker, spec: Flow, needs: &Needs, time: Duration) -> Result<Sample> {
+    run(broker, spec, needs, time, None)
+}
+
+/// First the top rate, in a third of the time, then half of it.
+pub(super) fn half(broker: &dyn Broker, spec: Flow, needs: &Needs, time: Duration) -> Result<Sample> {
+    let top = run(broker, spec, needs, time / 3, None)?;
+    run(broker, spec, needs, time * 2 / 3, Some(top[RATE] / 2.0))
+}
+
+fn run(broker: &dyn Broker, spec: Flow, needs: &Needs, time: Duration, rate: Option<f64>) -> Result<Sample> {
+    let mut sinks = Vec::new();
+    for number in 0..spec.subscribers {
+        sinks.push(broker.subscriber(0, &spec.interests(number))?);
+    }
+    let chunk_bytes = if spec.single { 1 } else { CHUNK_BYTES };
+    let mut sources = Vec::new();
+    for number in 0..spec.publishers as u64 {
+        let mut publisher = broker.publisher(0)?;
+        let ring = ring(&mut *publisher, spec.topics, chunk_bytes, &|number| spec.make(number), number);
+        sources.push(Source::new(publisher, ring, number));
+    }
+    let chunk = sources[0].ring[0].messages;
+    #[expect(clippy::cast_precision_loss, reason = "some hundred messages")]
+    let pace = rate.map(|rate| Duration::from_secs_f64(chunk as f64 / rate));
+    let pids: Vec<u32> = broker.processes().iter().map(|process| process.pid()).collect();
+    let flow = drive::Flow::new((needs.under_way_bytes / needs.relay_bytes) as u64, spec.split())?;
+    std::thread::scope(|scope| {
+        let receiver = scope.spawn(|| drive::receive(&flow, &mut sinks, pace.map(|pace| (pace, chunk))));
+        let sender = scope.spawn(|| drive::publish(&flow, &mut sources, pace));
+        let figures = measure(&flow, &pids, time);
+        flow.stop();
+        let written = sender.join().ok().context("the publishing thread died")?;
+        let copies = if spec.split() { 1 } else { spec.subscribers as u64 };
+        let drained = written.as_ref().map(|written| drain(&flow, written * copies));
+        flow.end();
+        // What a loop says is why the others failed.
+        let mut latencies = receiver.join().ok().context("the receiving thread died")??;
+        drained.map_err(|error| anyhow::anyhow!("{error:#}"))??;
+        let mut sample = figures?;
+        if pace.is_some() {
+            #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+            for (name, share) in [(P50, 0.5), (P99, 0.99), (P999, 0.999)] {
+                sample.insert(name, percentile(&mut latencies, share) as f64 / 1000.0);
+            }
+        }
+        Ok(sample)
+    })
+}
+
+fn measure(flow: &drive::Flow, pids: &[u32], time: Duration) -> Result<Sample> {
+    std::thread::sleep(WARM_UP);
+    let window = Window::open(flow, pids)?;
+    std::thread::sleep(time);
+    ensure!(!flow.stopped(), "the run ended early");
+    window.close(flow, pids)
+}

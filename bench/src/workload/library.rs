@@ -1,0 +1,182 @@
+//! The same through libeevee, as a user of it writes it: every message is made from texts, published, received and read.
+//! One thread publishes, one receives, each with a runtime of its own.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use libeevee::{Client, Connect, Document, Event, Subscription};
+use tokio::runtime::Builder;
+use tokio::task::LocalSet;
+
+use super::flow::{Window, drain};
+use super::{Sample, W1};
+use crate::drive::Flow;
+use crate::eevee;
+use crate::message::message;
+use crate::peer::{Broker, Message, Needs};
+
+const WARM_UP: Duration = Duration::from_millis(200);
+
+/// How often is looked whether there is room for more, and whether the run is over.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// Messages that are counted at once while more are there.
+const COUNT_AT_ONCE: u64 = 64;
+
+pub(super) fn run(
+    broker: &dyn Broker,
+    place: &Path,
+    subscribers: usize,
+    needs: &Needs,
+    time: Duration,
+) -> Result<Sample> {
+    let socket = eevee::socket(place);
+    let pids: Vec<u32> = broker.processes().iter().map(|process| process.pid()).collect();
+    let flow = Flow::new((needs.under_way_bytes / needs.relay_bytes) as u64, false)?;
+    let (subscribed, ready) = std::sync::mpsc::channel();
+    let (flow, socket) = (&flow, &socket);
+    std::thread::scope(|scope| {
+        let receiver = scope.spawn(move || {
+            let result = local(receive(flow, socket, subscribers, subscribed));
+            flow.end();
+            result
+        });
+        let sender = scope.spawn(move || {
+            // Nothing may be published before all are subscribed; without one there is nothing to publish for.
+            let written = if ready.recv().is_ok() { local(publish(flow, socket)) } else { Ok(0) };
+            flow.stop();
+            written
+        });
+        let figures = measure(flow, &pids, time);
+        flow.stop();
+        let written = sender.join().map_err(|_| anyhow!("the publishing thread died"))?;
+        let drained = written.as_ref().map(|written| drain(flow, written * subscribers as u64));
+        flow.end();
+        receiver.join().map_err(|_| anyhow!("the receiving thread died"))??;
+        drained.map_err(|error| anyhow!("{error:#}"))??;
+        figures
+    })
+}
+
+fn measure(flow: &Flow, pids: &[u32], time: Duration) -> Result<Sample> {
+    std::thread::sleep(WARM_UP);
+    let window = Window::open(flow, pids)?;
+    std::thread::sleep(time);
+    ensure!(!flow.stopped(), "the run ended early");
+    window.close(flow, pids)
+}
+
+fn local<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, future)
+}
+
+async fn connect(socket: &Path) -> Result<Client> {
+    let connect = Connect::tool().socket(socket).program("eevee-bench").reconnect(false);
+    Client::connect(connect).await.context("cannot connect")
+}
+
+async fn publish(flow: &Flow, socket: &Path) -> Result<u64> {
+    let client = connect(socket).await?;
+    let message = message(0, W1.body_bytes);
+    let mut written = 0;
+    while !flow.stopped() {
+        if flow.full(written) {
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
+        }
+        client.publish(make(&message)?).await?;
+        written += 1;
+    }
+    client.close().await?;
+    Ok(written)
+}
+
+/// As an operator does that has heard these words somewhere.
+fn make(message: &Message) -> Result<Document> {
+    let [(k0, v0), (k1, v1), (k2, v2), (k3, v3), (k4, v4)] = &message.headers[..] else {
+        bail!("{} headers", message.headers.len())
+    };
+    let headers = [(*k0, v0.as_str()), (*k1, v1), (*k2, v2), (*k3, v3), (*k4, v4)];
+    Ok(Document::new(headers, message.body.clone())?)
+}
+
+async fn receive(
+    flow: &Flow,
+    socket: &Path,
+    subscribers: usize,
+    subscribed: std::sync::mpsc::Sender<()>,
+) -> Result<()> {
+    let counts = Rc::new(RefCell::new(vec![0_u64; subscribers]));
+    let mut clients = Vec::new();
+    let mut subscriptions = Vec::new();
+    for _ in 0..subscribers {
+        let client = connect(socket).await?;
+        subscriptions.push(client.subscribe(W1.interest(0).filter).await?);
+        clients.push(client);
+    }
+    let all =
+        subscriptions.into_iter().enumerate().map(|(number, subscription)| take(flow, &counts, number, subscription));
+    let all = futures(all.collect());
+    subscribed.send(())?;
+    tokio::select! {
+        result = all => result,
+        () = over(flow) => Ok(()),
+    }
+}
+
+/// All at once on this one thread; ends with the first that ends.
+async fn futures(mut all: Vec<impl Future<Output = Result<()>>>) -> Result<()> {
+    let mut pinned: Vec<_> = all.drain(..).map(Box::pin).collect();
+    std::future::poll_fn(|context| {
+        for future in &mut pinned {
+            if let std::task::Poll::Ready(result) = future.as_mut().poll(context) {
+                return std::task::Poll::Ready(result);
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+async fn over(flow: &Flow) {
+    while !flow.is_over() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn take(flow: &Flow, counts: &RefCell<Vec<u64>>, number: usize, mut subscription: Subscription) -> Result<()> {
+    let mut fresh = 0;
+    loop {
+        let event = match subscription.try_next() {
+            Some(event) if fresh < COUNT_AT_ONCE => event,
+            event => {
+                count(flow, counts, number, &mut fresh);
+                match event {
+                    Some(event) => event,
+                    None => subscription.next().await.context("the subscription ended")?,
+                }
+            }
+        };
+        match event {
+            Event::Message(message) => {
+                ensure!(message.header("type") == Some("chat.message"), "another message than was published");
+                ensure!(
+                    message.text().is_some_and(|text| text.len() == W1.body_bytes),
+                    "another body than was published"
+                );
+                fresh += 1;
+            }
+            Event::Gap(gap) => bail!("messages were lost: {gap:?}"),
+        }
+    }
+}
+
+fn count(flow: &Flow, counts: &RefCell<Vec<u64>>, number: usize, fresh: &mut u64) {
+    let mut counts = counts.borrow_mut();
+    counts[number] += std::mem::take(fresh);
+    flow.received(counts.iter().copied().min().unwrap_or(0), counts.iter().sum());
+}
