@@ -24,7 +24,7 @@ pub(crate) struct Results {
     /// Why a peer did not take part in a workload.
     pub(crate) refusals: BTreeSet<String>,
     /// Which limits of eeveed were raised for a workload.
-    pub(crate) raised: BTreeMap<&'static str, Vec<(&'static str, usize)>>,
+    pub(crate) raised: BTreeMap<&'static str, Vec<(&'static str, String)>>,
     pub(crate) steal_percent: f64,
     began: Instant,
     steal: Steal,
@@ -76,11 +76,11 @@ impl Results {
                 let (figure, _) = workload.figure();
                 let cpu = sample.get(BROKER).map(|ns| format!("  {ns:9.0} ns/delivery")).unwrap_or_default();
                 let value = sample.get(figure).copied().unwrap_or(f64::NAN);
-                println!("{:>2}  {name:<16} {:<12} {value:>14.1} {figure}{cpu}", round + 1, peer.name());
+                say!("{:>2}  {name:<16} {:<12} {value:>14.1} {figure}{cpu}", round + 1, peer.name());
                 self.samples.entry((name, peer.name())).or_default().insert(round, sample);
             }
             Err(error) => {
-                println!("{:>2}  {name:<16} {:<12} FAILED: {error:#}", round + 1, peer.name());
+                say!("{:>2}  {name:<16} {:<12} FAILED: {error:#}", round + 1, peer.name());
                 self.failures.push(format!("{name}, {}: {error:#}", peer.name()));
             }
         }

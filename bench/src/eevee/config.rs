@@ -13,27 +13,33 @@ const SUBSCRIPTIONS: usize = 512;
 const QUEUE_MESSAGES: usize = 1000;
 const UNINDEXED: usize = 64;
 
+/// Subscriptions take memory, of which one user has a quarter by default: 64 MiB.
+const SUBSCRIPTIONS_OF_A_SHARE: usize = 20_000;
+
 /// The keys of `[limits]` that this workload raises, with their values.
-pub(crate) fn limits(needs: &Needs) -> Vec<(&'static str, usize)> {
+pub(crate) fn limits(needs: &Needs) -> Vec<(&'static str, String)> {
     let mut limits = Vec::new();
     // One more for each of the two that look whether the bus listens, and for a library client.
     let connections = needs.publishers + needs.subscribers + 8;
     if connections > CONNECTIONS {
-        limits.push(("connections-per-uid", connections));
+        limits.push(("connections-per-uid", connections.to_string()));
     }
     if needs.subscriptions > SUBSCRIPTIONS {
-        limits.push(("subscriptions-per-session", needs.subscriptions));
+        limits.push(("subscriptions-per-session", needs.subscriptions.to_string()));
     }
     if needs.unindexed > UNINDEXED {
-        limits.push(("unindexed-filters", needs.unindexed));
+        limits.push(("unindexed-filters", needs.unindexed.to_string()));
     }
     // No loss is allowed, and more than the default may be under way.
     let waiting = needs.under_way_bytes.div_ceil(needs.relay_bytes) * 2;
     if waiting > QUEUE_MESSAGES {
-        limits.push(("queue-messages", waiting));
+        limits.push(("queue-messages", waiting.to_string()));
     }
     if needs.durable {
-        limits.push(("in-flight", waiting));
+        limits.push(("in-flight", waiting.to_string()));
+    }
+    if needs.subscribers * needs.subscriptions > SUBSCRIPTIONS_OF_A_SHARE {
+        limits.push(("memory-per-uid", "\"224 MiB\"".to_owned()));
     }
     limits
 }

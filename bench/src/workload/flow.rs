@@ -87,7 +87,7 @@ fn run(broker: &dyn Broker, spec: Flow, needs: &Needs, time: Duration, rate: Opt
         let ring = ring(&mut *publisher, spec.topics, chunk_bytes, &|number| spec.make(number), number);
         sources.push(Source::new(publisher, ring, number));
     }
-    let chunk = sources[0].ring[0].messages;
+    let chunk = sources[0].chunk();
     #[expect(clippy::cast_precision_loss, reason = "some hundred messages")]
     let pace = rate.map(|rate| Duration::from_secs_f64(chunk as f64 / rate));
     let pids: Vec<u32> = broker.processes().iter().map(|process| process.pid()).collect();
@@ -105,7 +105,11 @@ fn run(broker: &dyn Broker, spec: Flow, needs: &Needs, time: Duration, rate: Opt
         let mut latencies = receiver.join().ok().context("the receiving thread died")??;
         drained.map_err(|error| anyhow::anyhow!("{error:#}"))??;
         let mut sample = figures?;
-        if pace.is_some() {
+        if let Some(pace) = pace {
+            // What was due while it still warmed up.
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some thousand chunks")]
+            let early = (nanos(WARM_UP) / nanos(pace)) as usize;
+            latencies.drain(..early.min(latencies.len()));
             #[expect(clippy::cast_precision_loss, reason = "figures for people")]
             for (name, share) in [(P50, 0.5), (P99, 0.99), (P999, 0.999)] {
                 sample.insert(name, percentile(&mut latencies, share) as f64 / 1000.0);
