@@ -1,0 +1,59 @@
+//! Entries in the operator's journal for what a program says, and how many of them there may be.
+
+use std::cell::RefCell;
+
+use libeevee::escape_for_terminal;
+
+use crate::throttle::Throttle;
+
+/// Entries at once, and then each second: enough for a stack trace, too few to hurt the machine.
+const BURST: u32 = 200;
+const PER_SECOND: u32 = 20;
+
+/// The longest text of one entry, in bytes.
+pub(crate) const TEXT_BYTES_MAX: usize = 2048;
+
+/// Where all that a program says goes, by its standard error or by `log`.
+pub(crate) struct Journal(RefCell<Throttle>);
+
+impl Journal {
+    pub(crate) fn new() -> Self {
+        Self(RefCell::new(Throttle::new(BURST, PER_SECOND)))
+    }
+
+    /// Whether one more entry may be written. Tells before it how many were not.
+    fn allows(&self) -> bool {
+        if !self.0.borrow_mut().allows() {
+            return false;
+        }
+        self.tell_refused();
+        true
+    }
+
+    pub(crate) fn tell_refused(&self) {
+        let refused = self.0.borrow_mut().take_refused();
+        if refused > 0 {
+            tracing::warn!("{refused} more entries of the program were left out: more than {PER_SECOND} a second");
+        }
+    }
+
+    /// What the program itself says, at a level of syslog; `message` is the one that it is about.
+    pub(crate) fn says(&self, level: u8, text: &str, message: Option<u64>) {
+        if !self.allows() {
+            return;
+        }
+        let end = text.floor_char_boundary(TEXT_BYTES_MAX.min(text.len()));
+        let text = escape_for_terminal(&text[..end]);
+        match level {
+            0..=3 => tracing::error!(eevee.message = message, "{text}"),
+            4 => tracing::warn!(eevee.message = message, "{text}"),
+            5 | 6 => tracing::info!(eevee.message = message, "{text}"),
+            _ => tracing::debug!(eevee.message = message, "{text}"),
+        }
+    }
+
+    /// What this operator has to say about what the program did.
+    pub(crate) fn warns(&self, text: &str, message: Option<u64>) {
+        self.says(4, text, message);
+    }
+}

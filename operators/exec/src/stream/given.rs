@@ -1,0 +1,132 @@
+//! The messages that the program was given: what it needs to answer them later, and which of them it has in hand.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use libeevee::Message;
+use libeevee::operator::InHand;
+use tokio::time::Instant;
+
+/// Messages that can still be answered. A program that answers later than this publishes instead.
+const MESSAGES_MAX: usize = 1000;
+const BYTES_MAX: usize = 8 << 20;
+
+/// How long the bus waits for an acknowledgement, unless configured. What is not acknowledged then comes again, and
+/// counts as in hand no more.
+pub(super) const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+pub(super) struct Given {
+    messages: BTreeMap<u64, Entry>,
+    bytes: usize,
+}
+
+struct Entry {
+    /// Without its body.
+    message: Message,
+    bytes: usize,
+    /// Since when it waits for its acknowledgement.
+    waits: Option<Instant>,
+    in_hand: Option<InHand>,
+}
+
+impl Given {
+    /// Keeps what an answer needs. `in_hand` is for one that has to be acknowledged.
+    pub(super) fn insert(&mut self, mut message: Message, in_hand: Option<InHand>) {
+        message.document.body = Bytes::new();
+        let headers = message.document.headers.iter();
+        let bytes = 256 + headers.map(|(key, value)| key.len() + value.len() + 48).sum::<usize>();
+        let waits = in_hand.is_some().then(Instant::now);
+        self.bytes += bytes;
+        let id = message.id;
+        if let Some(before) = self.messages.insert(id, Entry { message, bytes, waits, in_hand }) {
+            self.bytes -= before.bytes;
+        }
+        while self.messages.len() > MESSAGES_MAX || self.bytes > BYTES_MAX {
+            // Those that wait for an acknowledgement are few, as many as the bus has in flight.
+            let oldest = self.messages.iter().find(|(known, entry)| entry.waits.is_none() && **known != id);
+            let Some(oldest) = oldest.map(|(id, _)| *id) else { break };
+            self.remove(oldest);
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.messages.remove(&id)?;
+        self.bytes -= entry.bytes;
+        Some(entry)
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<&Message> {
+        self.messages.get(&id).map(|entry| &entry.message)
+    }
+
+    /// The program says that it is done with it. It can still be answered.
+    pub(super) fn settle(&mut self, id: u64) -> Option<Message> {
+        let entry = self.messages.get_mut(&id)?;
+        entry.waits = None;
+        entry.in_hand = None;
+        Some(entry.message.clone())
+    }
+
+    /// When the first of them has waited for too long.
+    pub(super) fn late_at(&self) -> Option<Instant> {
+        let in_hand = self.messages.values().filter(|entry| entry.in_hand.is_some());
+        Some(in_hand.filter_map(|entry| entry.waits).min()? + ACKNOWLEDGE_WITHIN)
+    }
+
+    /// Puts down what is late; the ids of those.
+    pub(super) fn put_down_late(&mut self) -> Vec<u64> {
+        let mut late = Vec::new();
+        for (id, entry) in &mut self.messages {
+            if entry.waits.is_some_and(|since| since.elapsed() >= ACKNOWLEDGE_WITHIN) && entry.in_hand.take().is_some()
+            {
+                late.push(*id);
+            }
+        }
+        late
+    }
+
+    /// The program is gone: all that it had in hand.
+    pub(super) fn clear(&mut self) -> Vec<Message> {
+        self.bytes = 0;
+        let messages = std::mem::take(&mut self.messages).into_values();
+        messages.filter(|entry| entry.waits.is_some()).map(|entry| entry.message).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libeevee::{Delivery, Document, Timestamp};
+
+    use super::*;
+
+    fn message(id: u64, header: usize) -> Message {
+        Message {
+            id,
+            source: "irc".into(),
+            timestamp: Timestamp(0),
+            cause: None,
+            hops: 0,
+            document: Document::new([("k", "v".repeat(header))], "body").unwrap(),
+            reply_address: None,
+            delivery: Delivery::default(),
+        }
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten() {
+        let mut given = Given::default();
+        for id in 0..3000 {
+            given.insert(message(id, 10), None);
+        }
+        assert_eq!(given.messages.len(), MESSAGES_MAX);
+        assert!(given.get(1999).is_none() && given.get(2000).is_some() && given.get(2999).is_some());
+        assert!(given.get(2999).unwrap().document.body.is_empty());
+        given.insert(message(2999, 10), None);
+        let counted: usize = given.messages.values().map(|entry| entry.bytes).sum();
+        assert_eq!(given.bytes, counted, "one that comes again is counted once");
+        assert_eq!(given.clear().len(), 0);
+        assert_eq!(given.bytes, 0);
+    }
+}

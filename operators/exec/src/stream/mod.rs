@@ -1,0 +1,438 @@
+//! Mode `stream`: a child that lives as long as the operator, with JSON lines both ways. This is the loop between the
+//! bus and the child; neither can hold it up.
+
+mod given;
+mod outbox;
+mod program;
+mod reload;
+mod said;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libeevee::json::{ProgramControl, control_line, gap_line, ping_line, settings_line, to_line};
+use libeevee::operator::{Event, Failure, Operator};
+use libeevee::{Message, Nack, escape_for_terminal};
+use tokio::time::Instant;
+
+use self::given::{ACKNOWLEDGE_WITHIN, Given};
+use self::outbox::{Done, Outbox};
+use self::program::{Did, Program};
+use self::reload::Asking;
+use crate::child;
+use crate::command_mode::lost;
+use crate::descendants::Descendants;
+use crate::journal::Journal;
+use crate::settings::ExecSettings;
+use crate::subscription::{Subscription, described};
+use crate::until;
+
+/// How often a program that answers pings is asked.
+const PING_EVERY: Duration = Duration::from_secs(10);
+/// How long the program has to end by itself; with what follows it stays within the 8 s of a stop.
+const END_WITHIN: Duration = Duration::from_secs(4);
+/// What the program said last reaches the bus within this, or not at all.
+const FLUSH_WITHIN: Duration = Duration::from_millis(1500);
+/// Before a program that ended is started again: the first time, and at most.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A program that lived so long has not failed at its start.
+const SETTLED_AFTER: Duration = Duration::from_secs(60);
+
+pub(crate) async fn serve(op: &Operator<ExecSettings>, descendants: &Rc<Descendants>) -> Result<(), Failure> {
+    let subscription = Subscription::open(op).await?;
+    let mut work = Work {
+        op,
+        settings: op.settings(),
+        descendants,
+        journal: Rc::new(Journal::new()),
+        subscription,
+        program: None,
+        is_ready: false,
+        was_ready: false,
+        told: toml::Table::new(),
+        given: Given::default(),
+        outbox: Outbox::default(),
+        ping: Ping::default(),
+        asking: None,
+        wrong_lines: 0,
+        lines: 0,
+        pause: PAUSE_MIN,
+        start_at: None,
+        is_restarting: false,
+        is_warned: false,
+        is_blocked: false,
+        says: None,
+        trouble: None,
+        shown: String::new(),
+        stopping: None,
+    };
+    work.start()?;
+    work.run().await
+}
+
+struct Work<'a> {
+    op: &'a Operator<ExecSettings>,
+    settings: Arc<ExecSettings>,
+    descendants: &'a Rc<Descendants>,
+    journal: Rc<Journal>,
+    subscription: Subscription,
+    program: Option<Program>,
+    /// This program is; from then on it is given messages.
+    is_ready: bool,
+    /// One of them was; then the unit is.
+    was_ready: bool,
+    /// What this program was told as its settings.
+    told: toml::Table,
+    given: Given,
+    outbox: Outbox<'a>,
+    ping: Ping,
+    asking: Option<Asking>,
+    /// One after the other that made no sense.
+    wrong_lines: u32,
+    lines: u32,
+    /// Before the next start, should this program fail.
+    pause: Duration,
+    start_at: Option<Instant>,
+    /// It was told to end, and is started again then.
+    is_restarting: bool,
+    /// That it does not read was said.
+    is_warned: bool,
+    /// It was not listened to since its last ping, because the bus takes nothing.
+    is_blocked: bool,
+    /// The status that the program itself gave.
+    says: Option<String>,
+    trouble: Option<String>,
+    shown: String,
+    /// When the operator gives up to finish.
+    stopping: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Ping {
+    value: u64,
+    /// When the answer is due, or else the next ping.
+    due: Option<Instant>,
+    is_open: bool,
+}
+
+impl Work<'_> {
+    async fn run(&mut self) -> Result<(), Failure> {
+        while !self.is_done() {
+            self.show().await;
+            let takes_work = self.takes_work();
+            let listens = self.outbox.has_room();
+            self.is_blocked |= !listens;
+            let wake = self.wake_at();
+            let op = self.op;
+            tokio::select! {
+                event = async { if takes_work { op.next().await } else { op.next_but_work().await } } => {
+                    self.on_event(event).await?;
+                }
+                did = did(&mut self.program, listens) => self.on_program(did).await?,
+                done = self.outbox.next() => self.on_done(done),
+                () = until(wake) => self.on_time()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn takes_work(&self) -> bool {
+        self.is_ready && self.stopping.is_none() && self.program.as_ref().is_some_and(Program::has_room)
+    }
+
+    fn is_done(&self) -> bool {
+        let Some(deadline) = self.stopping else { return false };
+        self.program.is_none() && (self.outbox.is_empty() || Instant::now() >= deadline)
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let asking = self.asking.as_ref().map(|asking| asking.until);
+        let late = self.given.late_at();
+        let stuck = self.stuck_at();
+        let stopping = self.stopping.filter(|_| self.program.is_none());
+        [self.start_at, self.ping.due, asking, late, stuck, stopping].into_iter().flatten().min()
+    }
+
+    /// When it is said that the program does not read.
+    fn stuck_at(&self) -> Option<Instant> {
+        let since = self.program.as_ref().filter(|program| !program.is_ending())?.stuck_since()?;
+        (!self.is_warned).then(|| since + self.settings.timeout())
+    }
+
+    /// Starts the program. That it is not there is a mistake in the file only at the first time.
+    fn start(&mut self) -> Result<(), Failure> {
+        self.start_at = None;
+        match Program::start(&self.settings.run, self.op.id(), self.descendants, &self.journal) {
+            Ok(program) => self.program = Some(program),
+            Err(why) if !self.was_ready => return Err(Failure::config(why)),
+            Err(why) => {
+                self.start_later(&why);
+                return Ok(());
+            }
+        }
+        self.is_ready = false;
+        self.is_warned = false;
+        self.wrong_lines = 0;
+        self.says = None;
+        self.told.clone_from(&self.settings.program);
+        self.tell(&settings_line(&self.settings.program_json()));
+        // The first one is told by the event.
+        if self.was_ready && self.op.is_halted() {
+            self.tell(&control_line(ProgramControl::Halt));
+        }
+        self.ping = Ping { due: Some(Instant::now() + self.settings.timeout()), ..Ping::default() };
+        if !self.settings.expect_ready {
+            self.is_ready = true;
+            self.ping.due = self.settings.pings.then(|| Instant::now() + PING_EVERY);
+        }
+        Ok(())
+    }
+
+    /// It says that it is ready.
+    fn on_ready(&mut self) {
+        if self.is_ready || self.program.is_none() {
+            return;
+        }
+        self.is_ready = true;
+        self.ping.due = self.settings.pings.then(|| Instant::now() + PING_EVERY);
+    }
+
+    fn tell(&mut self, line: &str) {
+        if let Some(program) = &mut self.program {
+            program.tell(line);
+        }
+    }
+
+    async fn on_event(&mut self, event: Event<ExecSettings>) -> Result<(), Failure> {
+        match event {
+            Event::Message(message) => self.on_message(message),
+            Event::Gap(gap) => {
+                lost(&gap);
+                self.tell(&gap_line(&gap));
+            }
+            Event::Halt => self.tell(&control_line(ProgramControl::Halt)),
+            Event::Resume => self.tell(&control_line(ProgramControl::Resume)),
+            Event::Reload(reload) => self.on_reload(reload),
+            Event::Settings(settings) => self.on_settings(settings).await?,
+            Event::Abort => self.on_abort(),
+            Event::Stop => {
+                // The end of the program comes before the end of this.
+                self.stopping = Some(Instant::now() + END_WITHIN + FLUSH_WITHIN);
+                self.start_at = None;
+                self.is_restarting = false;
+                self.end_program();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn end_program(&mut self) {
+        if let Some(program) = &mut self.program {
+            program.end(&control_line(ProgramControl::Stop), END_WITHIN);
+        }
+    }
+
+    fn on_message(&mut self, message: Message) {
+        let Some(program) = self.program.as_mut().filter(|program| program.has_room()) else {
+            return self.give_back(message, "the program ended");
+        };
+        program.tell(&to_line(&message));
+        let in_hand = message.delivery.is_durable().then(|| self.op.in_hand());
+        self.given.insert(message, in_hand);
+    }
+
+    fn give_back(&self, message: Message, why: &str) {
+        if let Err(error) = self.op.nack(&message, Nack::again(why)) {
+            tracing::warn!(eevee.message = message.id, "message {} will come again: {error}", message.id);
+        }
+    }
+
+    async fn on_program(&mut self, did: Did) -> Result<(), Failure> {
+        match did {
+            Did::Say(line) => {
+                self.on_line(line);
+                self.lines = self.lines.wrapping_add(1);
+                // A program that talks without end is not alone in this thread.
+                if self.lines.is_multiple_of(64) {
+                    tokio::task::yield_now().await;
+                }
+                Ok(())
+            }
+            Did::Close(what) => {
+                self.on_close(what);
+                Ok(())
+            }
+            Did::End(status) => self.on_end(&child::ended(status)),
+        }
+    }
+
+    /// A program without the pipe that its work needs is as good as dead.
+    fn on_close(&mut self, what: &str) {
+        let needs = match what {
+            "input" => self.subscription.is_open() || self.settings.pings,
+            _ => self.settings.is_durable() || self.settings.pings || !self.is_ready,
+        };
+        if !needs {
+            return tracing::info!("the program closed its standard {what}");
+        }
+        tracing::error!("the program closed its standard {what}, and cannot do its work without: it is ended");
+        if let Some(program) = &mut self.program {
+            program.terminate();
+        }
+    }
+
+    fn on_end(&mut self, how: &str) -> Result<(), Failure> {
+        let lived = self.program.take().map_or(Duration::ZERO, |program| program.started.elapsed());
+        let was_ready = std::mem::take(&mut self.is_ready);
+        self.ping = Ping::default();
+        for message in self.given.clear() {
+            self.give_back(message, &format!("the program ended: {how}"));
+        }
+        self.refuse_asking(&format!("the program ended when it was asked: {how}"));
+        self.journal.tell_refused();
+        if self.stopping.is_some() {
+            self.stopping = Some(Instant::now() + FLUSH_WITHIN);
+            return Ok(());
+        }
+        if std::mem::take(&mut self.is_restarting) {
+            return self.start();
+        }
+        if !self.was_ready && !was_ready {
+            return Err(Failure::other(format!("the program ended before it was ready: {how}")));
+        }
+        if lived >= SETTLED_AFTER {
+            self.pause = PAUSE_MIN;
+        }
+        self.start_later(&format!("the program ended after {lived:.1?}: {how}"));
+        Ok(())
+    }
+
+    fn start_later(&mut self, why: &str) {
+        let pause = self.pause;
+        tracing::error!("{why}; it is started again in {} s", pause.as_secs());
+        self.trouble = Some(format!("{why}; it is started again within {} s", pause.as_secs()));
+        self.start_at = Some(Instant::now() + pause);
+        self.pause = (pause * 2).min(PAUSE_MAX);
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Published(Ok(())) => {}
+            Done::Published(Err(error)) => {
+                self.journal.warns(&format!("what the program said is not published: {error}"), None);
+            }
+            Done::Settled(settled) => {
+                let id = settled.message.id;
+                let told = match settled.nack {
+                    None => self.op.ack(&settled.message),
+                    Some(nack) => self.op.nack(&settled.message, nack),
+                };
+                if let Err(error) = told {
+                    tracing::warn!(eevee.message = id, "message {id} will come again: {error}");
+                }
+            }
+        }
+    }
+
+    fn on_time(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        if self.start_at.is_some_and(|at| now >= at) {
+            self.start()?;
+        }
+        if self.ping.due.is_some_and(|due| now >= due) {
+            self.on_ping_due(now);
+        }
+        if self.asking.as_ref().is_some_and(|asking| now >= asking.until) {
+            self.refuse_asking("the program neither accepted nor refused the new settings within 5 s");
+        }
+        if self.given.late_at().is_some_and(|at| now >= at) {
+            let late = self.given.put_down_late();
+            let text = format!(
+                "{} messages are not acknowledged {ACKNOWLEDGE_WITHIN:?} after the program was given them (the first is \
+                 {}): they come again",
+                late.len(),
+                late.first().copied().unwrap_or_default()
+            );
+            self.journal.warns(&text, late.first().copied());
+        }
+        if self.stuck_at().is_some_and(|at| now >= at) {
+            self.is_warned = true;
+            let bytes = self.program.as_ref().map_or(0, Program::unread_bytes);
+            tracing::warn!(
+                "the program does not read its standard input: {bytes} bytes wait for it since {:?}, the rest in the bus",
+                self.settings.timeout()
+            );
+        }
+        Ok(())
+    }
+
+    /// It is not ready in time, or has to be pinged, or has not answered.
+    fn on_ping_due(&mut self, now: Instant) {
+        let timeout = self.settings.timeout();
+        self.ping.due = None;
+        let Some(program) = self.program.as_mut().filter(|program| !program.is_ending()) else { return };
+        if self.is_ready && !self.ping.is_open {
+            self.ping.value += 1;
+            self.ping.is_open = true;
+            self.is_blocked = false;
+            program.tell(&ping_line(self.ping.value));
+            self.ping.due = Some(now + timeout);
+        } else if std::mem::take(&mut self.is_blocked) {
+            // It may have answered, behind what the bus does not take.
+            self.ping.due = Some(now + timeout);
+        } else {
+            let why = if self.is_ready { "it did not answer a ping" } else { "it was not ready" };
+            tracing::error!("the program is ended: {why} within {timeout:?}");
+            program.terminate();
+        }
+    }
+
+    fn on_pong(&mut self, value: u64) {
+        if self.ping.is_open && value == self.ping.value {
+            self.ping.is_open = false;
+            self.ping.due = Some(Instant::now() + PING_EVERY);
+        }
+    }
+
+    /// Tells systemd and the bus where the program is.
+    async fn show(&mut self) {
+        let text = match (&self.program, &self.says) {
+            (None, _) => self.trouble.clone().unwrap_or_else(|| "the program has ended".to_owned()),
+            (Some(_), _) if !self.is_ready => "the program is starting".to_owned(),
+            (Some(_), Some(said)) => said.clone(),
+            (Some(program), None) => format!("{}; program {}", described(&self.settings), program.id()),
+        };
+        let stuck = self.program.as_ref().filter(|_| self.is_warned).and_then(Program::stuck_since);
+        let text = match stuck {
+            Some(_) => format!("{text}; the program does not read"),
+            None => text,
+        };
+        if self.is_warned && stuck.is_none() {
+            self.is_warned = false;
+        }
+        if text == self.shown || self.stopping.is_some() {
+            return;
+        }
+        self.shown.clone_from(&text);
+        if self.is_ready && !self.was_ready {
+            self.was_ready = true;
+            self.op.ready(&text).await;
+        } else {
+            self.op.status(&text).await;
+        }
+    }
+
+    fn set_status(&mut self, text: &str) {
+        self.says = Some(escape_for_terminal(text.trim()).into_owned());
+    }
+}
+
+async fn did(program: &mut Option<Program>, listens: bool) -> Did {
+    match program {
+        Some(program) => program.next(listens).await,
+        None => std::future::pending().await,
+    }
+}
