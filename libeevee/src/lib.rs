@@ -34,6 +34,7 @@ pub mod module;
 pub mod operator;
 mod program;
 pub mod settings;
+mod source;
 mod token;
 pub mod wire;
 
@@ -51,5 +52,6 @@ pub use crate::id::{ID_BYTES_MAX, IdError, OperatorId};
 pub use crate::message::{Delivery, Document, Gap, GapReason, Message, Timestamp};
 pub use crate::program::{PROGRAM_DIRECTORIES, ProgramError, Programs};
 pub use crate::settings::{ModuleFile, NoSettings, Secret, Settings, parse_module};
+pub use crate::source::Source;
 pub use crate::token::{TOKEN_BYTES, Token, TokenError};
 pub use crate::wire::{Code, OperatorState, Overflow};

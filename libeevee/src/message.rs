@@ -6,8 +6,12 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::header::{HeaderError, Headers};
+use crate::source::Source;
 
 /// What a publisher writes: headers that filters can look at, and a body that the bus never opens.
+///
+/// The document of a [`Message`] shares the bytes that were read from the bus with those that came just before and after
+/// it, up to 64 KiB of them. A program that keeps a few of many messages for long keeps [`detached`](Self::detached) ones.
 ///
 /// ```
 /// use libeevee::Document;
@@ -40,6 +44,14 @@ impl Document {
     /// The body as text, where it is UTF-8.
     pub fn text(&self) -> Option<&str> {
         std::str::from_utf8(&self.body).ok()
+    }
+
+    /// The same with bytes of its own, which keep nothing else in memory.
+    pub fn detached(&self) -> Self {
+        Self {
+            headers: Headers::from_wire(Bytes::copy_from_slice(self.headers.wire_bytes())),
+            body: Bytes::copy_from_slice(&self.body),
+        }
     }
 }
 
@@ -86,7 +98,7 @@ pub struct Message {
     /// Increasing over the whole life of the bus, not contiguous, below 2^53.
     pub id: u64,
     /// Who published it: an operator id, `user/NAME` or `eeveed`; proved, never claimed.
-    pub source: String,
+    pub source: Source,
     /// When the bus took it.
     pub timestamp: Timestamp,
     /// The id of the message that this one answers.

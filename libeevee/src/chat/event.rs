@@ -5,7 +5,7 @@ use super::command::Found;
 use super::{IN, key};
 use crate::header::Headers;
 use crate::message::Document;
-use crate::wire::limits::HEADER_VALUE_BYTES_MAX;
+use crate::wire::limits::{HEADER_VALUE_BYTES_MAX, HEADERS_MAX};
 
 /// Something that happened on a chat network, on its way to become a [`Document`].
 ///
@@ -89,18 +89,21 @@ impl Event {
     }
 
     /// Sets any other header, in place of an earlier one. A key outside the contract is a mistake in the connector's
-    /// code and leaves the event unchanged; the value is made to fit by [`clean`].
+    /// code and leaves the event unchanged, as does the 65th header; the value is made to fit by [`clean`].
     pub fn with(mut self, key: &str, value: &str) -> Self {
         if crate::header::check_key(key).is_ok() {
             self.headers.retain(|(k, _)| k != key);
-            self.headers.push((key.to_owned(), clean(value)));
+            if self.headers.len() < HEADERS_MAX {
+                self.headers.push((key.to_owned(), clean(value)));
+            }
         }
         self
     }
 
     /// The document with this body: always the whole text, as it was said.
     pub fn document(self, body: &str) -> Document {
-        Document { headers: Headers::from_checked(self.headers), body: body.to_owned().into() }
+        let pairs = self.headers.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        Document { headers: Headers::from_checked(pairs), body: body.to_owned().into() }
     }
 
     fn with_some(self, key: &str, value: Option<&str>) -> Self {

@@ -126,8 +126,7 @@ pub fn reply(message: &Message, text: &str) -> Result<Document, NotChat> {
         }
     }
     // All values were header values of a message before, so they are good ones.
-    let pairs = pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    Ok(Document { headers: Headers::from_checked(pairs), body: text.to_owned().into() })
+    Ok(Document { headers: Headers::from_checked(pairs.iter().copied()), body: text.to_owned().into() })
 }
 
 /// The arguments of a command: the body from its header `args-at` on, without white space around them.

@@ -6,12 +6,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use tokio::io::AsyncWriteExt;
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
+use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 use super::reconnect::Backoff;
 use crate::error::{Error, ErrorKind};
@@ -25,8 +25,12 @@ pub const BUS_SOCKET: &str = "/run/eevee/bus.sock";
 /// The environment variable that names another socket.
 pub const BUS_SOCKET_VARIABLE: &str = "EEVEE_BUS";
 
-/// Enough for a few hundred chat messages in one read.
+/// Enough for a few hundred chat messages in one read. Messages share the buffer that they were read into, so that it is
+/// also how much one that is kept can keep in memory.
 const READ_BUFFER: usize = 64 << 10;
+
+/// What is left of a buffer is read into while it is at least this; a system call for less would cost more than it brings.
+const ROOM_MIN: usize = 16 << 10;
 
 /// A Deliver has an envelope that its Publish had not, and Welcome and Reload a path beside the file of up to 1 MiB.
 const ENVELOPE_BYTES_MAX: usize = 64 << 10;
@@ -185,8 +189,7 @@ impl Connect {
 
     async fn handshake(&self, stream: UnixStream) -> Result<(Link, Welcome), Error> {
         let (read, mut write) = stream.into_split();
-        let codec = codec(FRAME_BYTES_MAX + ENVELOPE_BYTES_MAX);
-        let mut read = FramedRead::with_capacity(read, codec, READ_BUFFER);
+        let mut read = Frames::new(read);
         // A bus that refuses us outright may have closed before it read Hello; what it said is still there to be read.
         let written = write.write_all(&self.hello().encode()).await;
         let bytes = match read.next().await {
@@ -215,7 +218,7 @@ impl Connect {
             ));
         }
         let frame_bytes_max = (welcome.frame_bytes_max as usize).clamp(FRAME_BYTES_MAX, FRAME_BYTES_CEILING);
-        read.decoder_mut().set_max_frame_length(frame_bytes_max + ENVELOPE_BYTES_MAX);
+        read.codec.set_max_frame_length(frame_bytes_max + ENVELOPE_BYTES_MAX);
         Ok((Link { read, write }, welcome))
     }
 
@@ -252,8 +255,56 @@ impl fmt::Debug for Connect {
 
 /// One connection after its handshake.
 pub(super) struct Link {
-    pub(super) read: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
+    pub(super) read: Frames,
     pub(super) write: OwnedWriteHalf,
+}
+
+/// The side that is read, one frame after the other. (tokio-util's `FramedRead` would ask the runtime for each of them.)
+pub(super) struct Frames {
+    socket: OwnedReadHalf,
+    codec: LengthDelimitedCodec,
+    /// What was read, and was not taken as a frame yet.
+    buffer: BytesMut,
+}
+
+impl Frames {
+    fn new(socket: OwnedReadHalf) -> Self {
+        let codec = codec(FRAME_BYTES_MAX + ENVELOPE_BYTES_MAX);
+        Self { socket, codec, buffer: BytesMut::with_capacity(READ_BUFFER) }
+    }
+
+    /// Reads what the socket has; false at the end of the stream. Dropping the future loses nothing.
+    pub(super) async fn fill(&mut self) -> io::Result<bool> {
+        if self.buffer.capacity() - self.buffer.len() < ROOM_MIN {
+            self.buffer.reserve(READ_BUFFER);
+        }
+        if self.socket.read_buf(&mut self.buffer).await? > 0 {
+            return Ok(true);
+        }
+        // An error if it ends inside of a frame.
+        self.codec.decode_eof(&mut self.buffer).map(|_| false)
+    }
+
+    /// The next frame that was read whole.
+    #[inline]
+    pub(super) fn frame(&mut self) -> io::Result<Option<BytesMut>> {
+        self.codec.decode(&mut self.buffer)
+    }
+
+    /// The next frame, or the end of the stream.
+    async fn next(&mut self) -> Option<io::Result<BytesMut>> {
+        loop {
+            match self.frame().transpose() {
+                None => {}
+                frame => return frame,
+            }
+            match self.fill().await {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
 }
 
 /// What reading a frame from the socket can run into.

@@ -2,25 +2,23 @@
 //!
 //! Nothing here waits for a user: deliveries go into queues that their windows bound, answers to whoever asked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{Connect, Link, PREDECESSOR};
 use super::entry::{Flow, Item, OpenGap};
+use super::events::Events;
 use super::reconnect::Backoff;
 use super::shared::{Phase, Shared, State, Taken, away};
 use crate::error::{Error, ErrorKind};
 use crate::wire::{Code, Content, Frame, Text};
-
-/// Frames taken from the read buffer before the outbox is looked at again.
-const FRAMES_AT_ONCE: usize = 256;
 
 /// A connection that lasted so long was a good one: the next attempt after it is made at once.
 const GOOD_CONNECTION: Duration = Duration::from_secs(1);
@@ -31,9 +29,11 @@ const GOODBYE: Duration = Duration::from_secs(2);
 pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     connect: Connect,
-    link: Link,
+    pub(super) link: Link,
     /// Subscriptions that something was delivered to, so that a delivery needs no lock.
-    pub(super) routes: HashMap<u32, Route>,
+    pub(super) routes: HashMap<u32, Route, BuildHasherDefault<NumberHasher>>,
+    /// Those of them that have something which is not handed over yet.
+    pub(super) fed: Vec<u32>,
     /// The highest message id that this client knows of.
     pub(super) highest: u64,
     /// What was taken from the outbox, and how much of it is written.
@@ -49,7 +49,11 @@ pub(super) struct Driver {
 }
 
 pub(super) struct Route {
-    pub(super) events: mpsc::UnboundedSender<Item>,
+    pub(super) events: Arc<Events>,
+    /// What came with this piece of the stream, handed over with its last frame.
+    pub(super) arrived: VecDeque<Item>,
+    /// The headers that were checked last: those of messages repeat.
+    pub(super) known: Vec<u8>,
     pub(super) flow: Arc<Flow>,
     /// Whether the age of its messages counts.
     pub(super) expires: bool,
@@ -59,13 +63,33 @@ pub(super) struct Route {
     pub(super) gaps: Vec<OpenGap>,
 }
 
+/// Numbers of subscriptions are this client's own, so that nobody can make them collide.
+#[derive(Default)]
+pub(super) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // The table uses the highest bits and the lowest ones.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, connect: Connect, link: Link, highest: u64) -> Self {
         Self {
             shared,
             connect,
             link,
-            routes: HashMap::new(),
+            routes: HashMap::default(),
+            fed: Vec::new(),
             highest,
             writing: Vec::new(),
             written: 0,
@@ -156,6 +180,8 @@ impl Driver {
 
     /// Reads and writes until the client is closed and all is written, or the connection is lost.
     async fn serve(&mut self) -> Result<(), Error> {
+        // What was read together with Welcome.
+        self.accept(Ok(true))?;
         loop {
             if self.written == self.writing.len() {
                 self.written = 0;
@@ -171,10 +197,7 @@ impl Driver {
             // Reading goes first, and cannot starve writing, which is tried in each round.
             tokio::select! {
                 biased;
-                frame = self.link.read.next() => {
-                    self.accept(frame)?;
-                    self.accept_buffered()?;
-                }
+                filled = self.link.read.fill() => self.accept(filled)?,
                 ready = self.link.write.writable(), if blocked => ready.map_err(write_error)?,
                 () = self.shared.wake.notified(), if !blocked => {}
             }
@@ -197,8 +220,8 @@ impl Driver {
 
     /// A bus that closes says why first, and its words still stand in the socket.
     fn lost_while_writing(&mut self, error: io::Error) -> Result<bool, Error> {
-        while let Some(Some(frame)) = self.link.read.next().now_or_never() {
-            self.accept(Some(frame))?;
+        while let Some(filled) = self.link.read.fill().now_or_never() {
+            self.accept(filled)?;
         }
         Err(write_error(error))
     }
@@ -210,30 +233,22 @@ impl Driver {
         let goodbye = async {
             while !self.write_some()? {
                 tokio::select! {
-                    frame = self.link.read.next() => self.accept(frame)?,
+                    filled = self.link.read.fill() => self.accept(filled)?,
                     ready = self.link.write.writable() => ready.map_err(write_error)?,
                 }
             }
             self.link.write.shutdown().await.map_err(write_error)?;
             // Answers to what was in flight still come.
-            while let Some(frame) = self.link.read.next().await {
-                self.accept(Some(frame))?;
+            loop {
+                match self.link.read.fill().await {
+                    Ok(false) => return Ok(()),
+                    filled => self.accept(filled)?,
+                }
             }
-            Ok(())
         };
         // Bye is a courtesy; all that was accepted is written before it.
         if let Ok(Err::<(), Error>(error)) = timeout(GOODBYE, goodbye).await {
             tracing::debug!("saying goodbye to the bus: {error}");
-        }
-        Ok(())
-    }
-
-    /// Takes the frames that are there already, without another round for each.
-    fn accept_buffered(&mut self) -> Result<(), Error> {
-        for _ in 0..FRAMES_AT_ONCE {
-            // The waker that is not registered here is registered by the next round.
-            let Some(frame) = self.link.read.next().now_or_never() else { return Ok(()) };
-            self.accept(frame)?;
         }
         Ok(())
     }
@@ -313,6 +328,8 @@ impl Shared {
         for entry in std::mem::take(&mut state.subscriptions).into_values() {
             if why.kind() != ErrorKind::Closed || entry.opened.is_some() {
                 entry.fail(why.clone());
+            } else {
+                entry.events.end();
             }
         }
         state.notices.end(&why);

@@ -4,21 +4,35 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::events::Events;
 use super::held::Held;
 use crate::error::Error;
-use crate::message::Gap;
-use crate::wire::{Content, Deliver, Frame, Grant, Subscribe};
+use crate::message::{Gap, Message};
+use crate::wire::{Content, Frame, Grant, Subscribe};
 
-/// What the driver hands over. Documents are opened on the user's side, so that the driver stays quick.
+/// What the driver hands over.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all of them are messages, and a box would be an allocation for each"
+)]
 pub(super) enum Item {
-    /// And when it came, where its age counts.
-    Message(Deliver, Option<Instant>),
+    Message(Arrived),
     Gap(OpenGap),
     Failed(Error),
+}
+
+/// A message that came.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) message: Message,
+    /// The length of its document, as windows count it.
+    pub(super) bytes: u64,
+    /// When it came, where its age counts.
+    pub(super) came: Option<Instant>,
 }
 
 /// A gap that its user may not have taken yet. The bus tells gaps without regard to the window, and under a fast
@@ -73,7 +87,7 @@ pub(super) struct Flow {
 /// A subscription as the driver knows it.
 pub(super) struct Entry {
     subscribe: Subscribe,
-    pub(super) events: mpsc::UnboundedSender<Item>,
+    pub(super) events: Arc<Events>,
     pub(super) flow: Arc<Flow>,
     /// Waits for the bus's first Ok.
     pub(super) opened: Option<oneshot::Sender<Result<(), Error>>>,
@@ -84,11 +98,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(
-        subscribe: Subscribe,
-        events: mpsc::UnboundedSender<Item>,
-        opened: oneshot::Sender<Result<(), Error>>,
-    ) -> Self {
+    pub(super) fn new(subscribe: Subscribe, events: Arc<Events>, opened: oneshot::Sender<Result<(), Error>>) -> Self {
         let flow = Flow {
             granted_messages: subscribe.window_messages.into(),
             granted_bytes: subscribe.window_bytes.into(),
@@ -156,9 +166,10 @@ impl Entry {
 
     /// It ended, and not because its user dropped it.
     pub(super) fn fail(self, error: Error) {
-        let _ = match self.opened {
-            Some(opened) => opened.send(Err(error)).map_err(drop),
-            None => self.events.send(Item::Failed(error)).map_err(drop),
-        };
+        match self.opened {
+            Some(opened) => drop(opened.send(Err(error))),
+            None => self.events.push(Item::Failed(error)),
+        }
+        self.events.end();
     }
 }

@@ -1,36 +1,71 @@
 //! Frames from the bus: each one goes to the subscription, the request or the notice that it is for.
 
 use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::connect::read_error;
-use super::driver::{Driver, Route};
-use super::entry::{Item, OpenGap};
+use super::driver::{Driver, NumberHasher, Route};
+use super::entry::{Arrived, Item, OpenGap};
 use super::held::{PREDECESSOR_PAUSE, STORAGE_PAUSE};
 use super::notice::Notice;
 use super::publish::Published;
-use super::shared::{Open, State};
+use super::shared::{Open, Shared, State};
 use crate::error::{Error, ErrorKind};
-use crate::message::{Gap, GapReason};
-use crate::wire::{self, Code, Content, Deliver, Frame, REPEATED, Refusal};
+use crate::header::Headers;
+use crate::message::{Delivery, Document, Gap, GapReason, Message, Timestamp};
+use crate::wire::{self, Code, Content, Frame, REPEATED, RawDeliver, Refusal};
+
+/// Headers that are longer are checked each time; they do not repeat.
+const KNOWN_BYTES_MAX: usize = 1 << 10;
 
 impl Driver {
-    pub(super) fn accept(&mut self, frame: Option<io::Result<BytesMut>>) -> Result<(), Error> {
-        let bytes = match frame {
-            Some(Ok(bytes)) => bytes,
-            Some(Err(error)) => return Err(read_error(error)),
-            None => {
+    /// Takes all frames that are there, after something was read; or what reading ran into.
+    pub(super) fn accept(&mut self, filled: io::Result<bool>) -> Result<(), Error> {
+        let accepted = self.accept_all();
+        // Also what came before a mistake.
+        self.hand_over();
+        accepted?;
+        match filled {
+            Ok(true) => Ok(()),
+            Ok(false) => {
                 let said = self.bye.take().map(|text| format!(": {text}")).unwrap_or_default();
-                return Err(Error::new(ErrorKind::Disconnected, format!("the bus closed the connection{said}")));
+                Err(Error::new(ErrorKind::Disconnected, format!("the bus closed the connection{said}")))
             }
-        };
-        match Frame::decode(bytes.freeze()) {
-            Ok(Some(Frame { number, content: Content::Deliver(deliver), .. })) => self.deliver(number, deliver),
+            Err(error) => Err(read_error(error)),
+        }
+    }
+
+    fn accept_all(&mut self) -> Result<(), Error> {
+        // Taken for what needs it, and once.
+        let mut now = None;
+        while let Some(frame) = self.link.read.frame().map_err(read_error)? {
+            let frame = frame.freeze();
+            let Some(number) = wire::delivered_to(&frame) else {
+                self.accept_other(frame)?;
+                continue;
+            };
+            match self.deliver(number, &frame, &mut now) {
+                Ok(true) => {}
+                // The decoder says why.
+                Ok(false) => self.accept_other(frame)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn accept_other(&mut self, frame: Bytes) -> Result<(), Error> {
+        // What follows may end a subscription, or wake somebody who then looks whether something came.
+        self.hand_over();
+        match Frame::decode(frame) {
             Ok(Some(frame)) => self.dispatch(frame),
             Ok(None) => Ok(()),
             Err(error) if error.code == Code::UnknownType => self.unknown(&error.to_frame()),
@@ -38,27 +73,27 @@ impl Driver {
         }
     }
 
-    fn route(&mut self, number: u32) -> Option<&mut Route> {
-        match self.routes.entry(number) {
-            Slot::Occupied(route) => Some(route.into_mut()),
-            Slot::Vacant(free) => {
-                let state = self.shared.lock();
-                let entry = state.subscriptions.get(&number)?;
-                Some(free.insert(Route {
-                    events: entry.events.clone(),
-                    flow: Arc::clone(&entry.flow),
-                    expires: entry.expires(),
-                    durable: entry.held.is_some().then(|| Arc::clone(&self.shared)),
-                    gaps: Vec::new(),
-                }))
+    /// Gives the subscriptions what came for them.
+    fn hand_over(&mut self) {
+        for number in self.fed.drain(..) {
+            if let Some(route) = self.routes.get_mut(&number) {
+                route.events.append(&mut route.arrived);
             }
         }
     }
 
-    fn deliver(&mut self, number: u32, deliver: Deliver) -> Result<(), Error> {
-        self.highest = self.highest.max(deliver.id);
-        // Without a subscription it was on its way while the subscription ended.
-        let Some(Route { events, flow, expires, durable, gaps }) = self.route(number) else { return Ok(()) };
+    /// A delivery goes to its subscription; false if it is none.
+    fn deliver(&mut self, number: u32, frame: &Bytes, now: &mut Option<Instant>) -> Result<bool, Error> {
+        let Self { routes, shared, fed, highest, .. } = self;
+        let Some(route) = route(routes, shared, number) else {
+            // It was on its way while the subscription ended.
+            let Some(deliver) = RawDeliver::read(frame, &[]) else { return Ok(false) };
+            *highest = deliver.id.max(*highest);
+            return Ok(true);
+        };
+        let Some(deliver) = RawDeliver::read(frame, &route.known) else { return Ok(false) };
+        *highest = deliver.id.max(*highest);
+        let flow = &*route.flow;
         let messages = flow.delivered_messages.load(Relaxed);
         let granted = flow.granted_messages.load(Relaxed);
         if messages >= granted {
@@ -67,19 +102,43 @@ impl Driver {
         }
         // Only this task writes these.
         flow.delivered_messages.store(messages + 1, Relaxed);
-        let bytes = deliver.document.bytes().len() as u64;
+        let bytes = deliver.document_bytes();
         flow.delivered_bytes.store(flow.delivered_bytes.load(Relaxed) + bytes, Relaxed);
-        if let Some(shared) = durable
+        if let Some(shared) = &route.durable
             && !shared.arrives(number, deliver.id, bytes)
         {
-            return Ok(());
+            return Ok(true);
         }
         flow.last_seen.store(flow.last_seen.load(Relaxed).max(deliver.id), Relaxed);
-        gaps.clear();
-        let came = expires.then(Instant::now);
-        // It may be dropped in this moment.
-        let _ = events.send(Item::Message(deliver, came));
-        Ok(())
+        route.gaps.clear();
+        let headers = &frame[deliver.headers.clone()];
+        if *headers != *route.known && headers.len() <= KNOWN_BYTES_MAX {
+            route.known.clear();
+            route.known.extend_from_slice(headers);
+        }
+        if route.arrived.is_empty() {
+            fed.push(number);
+        }
+        let came = route.expires.then(|| *now.get_or_insert_with(Instant::now));
+        let message = message(frame, &deliver, if route.durable.is_some() { number } else { 0 });
+        route.arrived.push_back(Item::Message(Arrived { message, bytes, came }));
+        Ok(true)
+    }
+
+    fn gap(&mut self, number: u32, gap: Gap) {
+        let Self { routes, shared, fed, highest, .. } = self;
+        *highest = gap.last.max(*highest);
+        let Some(route) = route(routes, shared, number) else { return };
+        route.flow.last_seen.store(route.flow.last_seen.load(Relaxed).max(gap.last), Relaxed);
+        if !route.gaps.iter().any(|open| open.extend(&gap)) {
+            route.gaps.retain(OpenGap::is_open);
+            let open = OpenGap::new(gap);
+            route.gaps.push(open.clone());
+            if route.arrived.is_empty() {
+                fed.push(number);
+            }
+            route.arrived.push_back(Item::Gap(open));
+        }
     }
 
     fn dispatch(&mut self, frame: Frame) -> Result<(), Error> {
@@ -95,16 +154,7 @@ impl Driver {
             Content::Gap(notice) => {
                 let reason = GapReason::from_code(notice.reason).unwrap_or(GapReason::Disconnected);
                 let gap = Gap { first: notice.first, last: notice.last, count: notice.count, reason };
-                self.highest = self.highest.max(gap.last);
-                if let Some(Route { events, flow, gaps, .. }) = self.route(number) {
-                    flow.last_seen.store(flow.last_seen.load(Relaxed).max(gap.last), Relaxed);
-                    if !gaps.iter().any(|open| open.extend(&gap)) {
-                        gaps.retain(OpenGap::is_open);
-                        let open = OpenGap::new(gap);
-                        gaps.push(open.clone());
-                        let _ = events.send(Item::Gap(open));
-                    }
-                }
+                self.gap(number, gap);
             }
             Content::Grant(grant) if number == 0 => {
                 let mut state = self.shared.lock();
@@ -216,6 +266,52 @@ impl Driver {
             }
         }
         if code.closes() { Err(error) } else { Ok(()) }
+    }
+}
+
+/// The subscription that something came for, if there still is one.
+#[inline]
+fn route<'a>(
+    routes: &'a mut HashMap<u32, Route, BuildHasherDefault<NumberHasher>>,
+    shared: &Arc<Shared>,
+    number: u32,
+) -> Option<&'a mut Route> {
+    match routes.entry(number) {
+        Slot::Occupied(route) => Some(route.into_mut()),
+        Slot::Vacant(free) => {
+            let state = shared.lock();
+            let entry = state.subscriptions.get(&number)?;
+            Some(free.insert(Route {
+                events: Arc::clone(&entry.events),
+                arrived: VecDeque::new(),
+                known: Vec::new(),
+                flow: Arc::clone(&entry.flow),
+                expires: entry.expires(),
+                durable: entry.held.is_some().then(|| Arc::clone(shared)),
+                gaps: Vec::new(),
+            }))
+        }
+    }
+}
+
+/// The message of a delivery, which shares the bytes of its frame.
+#[inline]
+fn message(frame: &Bytes, deliver: &RawDeliver<'_>, durable: u32) -> Message {
+    let document = Document {
+        headers: Headers::from_wire(frame.slice(deliver.headers.clone())),
+        body: frame.slice(deliver.body.clone()),
+    };
+    let mut delivery = Delivery::new(deliver.attempt, Duration::from_millis(deliver.waited_ms));
+    delivery.subscription = durable;
+    Message {
+        id: deliver.id,
+        source: deliver.source.into(),
+        timestamp: Timestamp(deliver.timestamp),
+        cause: deliver.cause,
+        hops: deliver.hops,
+        document,
+        reply_address: deliver.reply_address,
+        delivery,
     }
 }
 

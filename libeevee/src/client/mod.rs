@@ -8,6 +8,7 @@ mod connect;
 mod credit;
 mod driver;
 mod entry;
+mod events;
 mod held;
 mod incoming;
 mod nack;
@@ -125,7 +126,7 @@ impl Client {
     /// # Errors
     /// As [`Client::publish`].
     pub async fn publish_with(&self, message: Outgoing) -> Result<u32, Error> {
-        self.shared.send(frame(message, 0), None).await
+        self.shared.publish(message).await
     }
 
     /// As [`Client::publish`], and waits no longer than `within` for credit and for a bus that is away. Where it fails,

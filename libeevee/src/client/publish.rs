@@ -7,11 +7,14 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::coop::consume_budget;
 
 use super::shared::{Open, Phase, Shared, State, Waiter, too_large};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Document, Message};
-use crate::wire::{Code, Content, EncodedDocument, Frame};
+use crate::wire::{
+    Code, Content, EncodedDocument, Frame, PUBLISH, begin, finish, put_bytes, put_option, put_varint, varint_bytes,
+};
 
 /// A document with what its publisher can say beside it.
 ///
@@ -74,6 +77,44 @@ impl Outgoing {
 }
 
 impl Shared {
+    /// Publishes what nobody waits for an answer to: no frame is made of it first, it is written where it goes out. Returns
+    /// its number.
+    pub(super) async fn publish(&self, message: Outgoing) -> Result<u32, Error> {
+        // A publisher whose credit never ends lets others have their turn now and then; the driver is one of them.
+        consume_budget().await;
+        if let Some(number) = self.try_publish(&message, false)? {
+            return Ok(number);
+        }
+        self.in_turn(|| self.try_publish(&message, true)).await
+    }
+
+    fn try_publish(&self, message: &Outgoing, my_turn: bool) -> Result<Option<u32>, Error> {
+        let mut guard = self.lock();
+        let state: &mut State = &mut guard;
+        state.accepting()?;
+        let bytes = message.document_bytes();
+        // The size is refused now and not when credit comes: no credit makes a document smaller.
+        let max = u64::from(state.welcome.frame_bytes_max);
+        if bytes + BEFORE_DOCUMENT_MAX > max {
+            let exact = message.encode(0).len() as u64 - 4;
+            if exact > max {
+                return Err(too_large(exact, max));
+            }
+        }
+        if !state.may_send(my_turn) {
+            return Ok(None);
+        }
+        let number = state.publish_number();
+        let was_empty = state.outbox.is_empty();
+        message.encode_into(number, &mut state.outbox);
+        state.credit.take(bytes);
+        drop(guard);
+        if was_empty {
+            self.wake.notify_one();
+        }
+        Ok(Some(number))
+    }
+
     /// Numbers and queues a document's frame as soon as credit allows, and returns its number. With `answer`, the number
     /// is open until the bus answers it.
     pub(super) async fn send(&self, mut frame: Frame, mut answer: Option<Answer>) -> Result<u32, Error> {
@@ -81,13 +122,18 @@ impl Shared {
         if let Some(number) = self.try_send(&mut frame, bytes, &mut answer, false)? {
             return Ok(number);
         }
+        self.in_turn(|| self.try_send(&mut frame, bytes, &mut answer, true)).await
+    }
+
+    /// Tries again with every grant, behind those who waited before.
+    async fn in_turn(&self, mut attempt: impl FnMut() -> Result<Option<u32>, Error>) -> Result<u32, Error> {
         let _waiting = Waiting::new(self);
         let _turn = self.turn.lock().await;
         loop {
             let mut credit = pin!(self.credit.notified());
             // Enabled before the look, or a grant between look and await would be missed.
             credit.as_mut().enable();
-            if let Some(number) = self.try_send(&mut frame, bytes, &mut answer, true)? {
+            if let Some(number) = attempt()? {
                 return Ok(number);
             }
             credit.await;
@@ -122,8 +168,7 @@ impl Shared {
         if frame_bytes(frame, bytes, max) > max {
             return Err(too_large(frame_bytes(frame, bytes, 0), max));
         }
-        let first = state.retained.is_empty() && (my_turn || state.waiting == 0);
-        if !(matches!(state.phase, Phase::Up) && first && state.credit.any()) {
+        if !state.may_send(my_turn) {
             return Ok(None);
         }
         frame.number = if answer.is_some() { state.number() } else { state.publish_number() };
@@ -161,7 +206,41 @@ impl Shared {
     }
 }
 
+impl Outgoing {
+    /// The length of the document on the wire, as credit counts it.
+    fn document_bytes(&self) -> u64 {
+        let body = self.document.body.len() as u64;
+        self.document.headers.wire_bytes().len() as u64 + varint_bytes(body) + body
+    }
+
+    /// Appends the frame.
+    fn encode_into(&self, number: u32, out: &mut Vec<u8>) {
+        let headers = self.document.headers.wire_bytes();
+        out.reserve(BEFORE_DOCUMENT_MAX as usize + 4 + headers.len() + 9 + self.document.body.len());
+        let start = begin(out, PUBLISH, 0, number);
+        put_option(out, self.cause);
+        out.push(self.hops);
+        put_varint(out, self.epoch);
+        put_varint(out, self.sequence);
+        out.extend_from_slice(headers);
+        put_bytes(out, &self.document.body);
+        finish(out, start);
+    }
+
+    fn encode(&self, number: u32) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode_into(number, &mut out);
+        out
+    }
+}
+
 impl State {
+    /// Whether a document may go out now: there is a connection and credit, and nobody was first.
+    fn may_send(&self, my_turn: bool) -> bool {
+        let first = self.retained.is_empty() && (my_turn || self.waiting == 0);
+        matches!(self.phase, Phase::Up) && first && self.credit.any()
+    }
+
     /// What a confirmed publish is recognised by when it has to be sent a second time.
     fn identify(&mut self, frame: &mut Frame) {
         if let Content::Publish(publish) = &mut frame.content
@@ -199,10 +278,11 @@ pub(super) const fn document(content: &Content) -> Option<&EncodedDocument> {
     }
 }
 
+/// The fixed header, and at most four integers of nine bytes, a tag and a byte before the document.
+const BEFORE_DOCUMENT_MAX: u64 = 8 + 4 * 9 + 2;
+
 /// The frame's bytes after its length field. Only a frame near to `max` is worth an exact answer.
 fn frame_bytes(frame: &Frame, document_bytes: u64, max: u64) -> u64 {
-    // The fixed header, and at most four integers of nine bytes, a tag and a byte before the document.
-    const BEFORE_DOCUMENT_MAX: u64 = 8 + 4 * 9 + 2;
     let at_most = document_bytes + BEFORE_DOCUMENT_MAX;
     if at_most <= max { at_most } else { frame.encode().len() as u64 - 4 }
 }

@@ -109,7 +109,7 @@ fn subscribe_again(state: &mut State, crashed: bool) {
         if entry.opened.is_none() && (crashed || last > seen) {
             let reason = if crashed { GapReason::BusCrash } else { GapReason::Disconnected };
             let gap = Gap { first: seen + 1, last: last.max(seen + 1), count: None, reason };
-            let _ = entry.events.send(Item::Gap(OpenGap::new(gap)));
+            entry.events.push(Item::Gap(OpenGap::new(gap)));
         }
     }
     for frame in frames {

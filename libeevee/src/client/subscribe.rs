@@ -5,9 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::entry::Entry;
+use super::events::Events;
 use super::nack::check_durable_name;
 use super::shared::{Phase, Shared};
 use super::subscription::Subscription;
@@ -219,11 +220,7 @@ impl SubscribeBuilder {
         let (window_messages, window_bytes) = window.unwrap_or((default, WINDOW_BYTES));
         (subscribe.window_messages, subscribe.window_bytes) = (window_messages, window_bytes);
         let age_max = (subscribe.max_age_ms > 0).then(|| Duration::from_millis(subscribe.max_age_ms));
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "the window bounds it, and a bounded channel locks for each message"
-        )]
-        let (sender, events) = mpsc::unbounded_channel();
+        let events = Arc::new(Events::default());
         let (opened, answer) = oneshot::channel();
         let number = {
             let mut state = shared.lock();
@@ -236,7 +233,7 @@ impl SubscribeBuilder {
                 return Err(Error::new(ErrorKind::Invalid, text));
             }
             let number = state.subscription_number()?;
-            let entry = Entry::new(subscribe, sender, opened);
+            let entry = Entry::new(subscribe, Arc::clone(&events), opened);
             if matches!(state.phase, Phase::Up) {
                 shared.push(&mut state, &entry.frame(number))?;
             }

@@ -4,6 +4,7 @@
 //! small is the window. The bus delivers no more than was granted, and grants follow what the user takes out, so a slow
 //! user holds up its own subscription and nothing else.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,16 +12,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::task::coop;
 
-use super::entry::Item;
+use super::entry::{Arrived, Item};
+use super::events::{Events, More};
 use super::held::{Receipt, Settlement};
 use super::nack::Nack;
 use super::shared::{Phase, Shared, State};
 use crate::error::{Error, ErrorKind};
-use crate::message::{Delivery, Gap, GapReason, Message, Timestamp};
-use crate::wire::{Content, Deliver, Frame};
+use crate::message::{Gap, GapReason, Message};
+use crate::wire::{Content, Frame};
 
 /// How long after it expired here the bus looks at a message: longer than two clocks may differ by.
 const RETURNED: Duration = Duration::from_millis(100);
@@ -58,9 +59,9 @@ impl Event {
 pub struct Subscription {
     number: u32,
     durable: Option<String>,
-    events: mpsc::UnboundedReceiver<Item>,
-    /// Taken out of `events` to see whether it has expired, too.
-    ahead: Option<Item>,
+    events: Arc<Events>,
+    /// Out of `events`, and not with the user yet.
+    here: VecDeque<Item>,
     /// How long a message may have waited.
     age_max: Option<Duration>,
     /// Messages and bytes taken out since the last grant.
@@ -76,12 +77,12 @@ impl Subscription {
         shared: Arc<Shared>,
         number: u32,
         durable: Option<String>,
-        events: mpsc::UnboundedReceiver<Item>,
+        events: Arc<Events>,
         age_max: Option<Duration>,
         window: (u64, u64),
     ) -> Self {
         let grant_at = (window.0.div_ceil(2), window.1.div_ceil(2));
-        Self { number, durable, events, ahead: None, age_max, taken: (0, 0), grant_at, failure: None, shared }
+        Self { number, durable, events, here: VecDeque::new(), age_max, taken: (0, 0), grant_at, failure: None, shared }
     }
 
     /// The next event; `None` when the client was closed, or the subscription ended, and everything was taken. Dropping
@@ -93,9 +94,13 @@ impl Subscription {
     /// The next event, if one is here already.
     pub fn try_next(&mut self) -> Option<Event> {
         loop {
-            let item = self.ahead.take().or_else(|| self.events.try_recv().ok())?;
-            if let Some(event) = self.take(item)? {
-                return Some(event);
+            match self.next_here() {
+                Some(item) => {
+                    if let Some(event) = self.take(item)? {
+                        return Some(event);
+                    }
+                }
+                None => return None,
             }
         }
     }
@@ -145,38 +150,47 @@ impl Subscription {
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        // A user whose messages are always here lets others have their turn now and then; the driver is one of them.
+        let turn = ready!(coop::poll_proceed(cx));
         loop {
-            let item = match self.ahead.take() {
-                Some(item) => Some(item),
-                None => ready!(self.events.poll_recv(cx)),
-            };
-            match item.and_then(|item| self.take(item)) {
-                Some(Some(event)) => return Poll::Ready(Some(event)),
-                Some(None) => {}
-                None => return Poll::Ready(None),
+            while let Some(item) = self.here.pop_front() {
+                let taken = self.take(item);
+                if let Some(None) = taken {
+                    continue;
+                }
+                turn.made_progress();
+                return Poll::Ready(taken.flatten());
+            }
+            if ready!(self.events.poll_take(&mut self.here, cx)) == More::Never {
+                return Poll::Ready(None);
             }
         }
+    }
+
+    /// The next item, if one is here already.
+    fn next_here(&mut self) -> Option<Item> {
+        if self.here.is_empty() {
+            self.events.take(&mut self.here);
+        }
+        self.here.pop_front()
     }
 
     /// What the user gets for it, if anything; `None` at the end.
     #[allow(clippy::option_option, reason = "what is nothing for the user, and the end, are two things")]
     fn take(&mut self, item: Item) -> Option<Option<Event>> {
         match item {
-            Item::Message(deliver, came) if self.has_expired(&deliver, came) => {
+            Item::Message(arrived) if self.has_expired(&arrived) => {
                 if self.durable.is_some() {
-                    self.return_expired(&deliver);
+                    self.return_expired(&arrived.message);
                     return Some(None);
                 }
-                Some(Some(Event::Gap(self.take_expired(&deliver))))
+                Some(Some(Event::Gap(self.take_expired(&arrived))))
             }
-            Item::Message(deliver, _) => {
-                let durable = self.durable.is_some();
-                if !durable {
-                    self.consumed(&deliver);
+            Item::Message(arrived) => {
+                if self.durable.is_none() {
+                    self.consumed(arrived.bytes);
                 }
-                let mut message = message(deliver);
-                message.delivery.subscription = if durable { self.number } else { 0 };
-                Some(Some(Event::Message(message)))
+                Some(Some(Event::Message(arrived.message)))
             }
             // One that was taken already, as a part of an earlier one.
             Item::Gap(gap) => Some(gap.close().map(Event::Gap)),
@@ -188,9 +202,9 @@ impl Subscription {
     }
 
     /// The window opens by what the user takes.
-    fn consumed(&mut self, deliver: &Deliver) {
+    fn consumed(&mut self, bytes: u64) {
         self.taken.0 += 1;
-        self.taken.1 += deliver.document.bytes().len() as u64;
+        self.taken.1 += bytes;
         if self.taken.0 >= self.grant_at.0 || self.taken.1 >= self.grant_at.1 {
             let (messages, bytes) = std::mem::take(&mut self.taken);
             self.shared.grant(self.number, messages, bytes);
@@ -199,25 +213,26 @@ impl Subscription {
 
     /// What is in the window has left the bus's queue, and nobody else looks how old it gets while its user is halted or
     /// slow.
-    fn has_expired(&self, deliver: &Deliver, came: Option<Instant>) -> bool {
-        self.age_max.zip(came).is_some_and(|(age_max, came)| {
-            came.elapsed().saturating_add(Duration::from_millis(deliver.waited_ms)) > age_max
-        })
+    fn has_expired(&self, arrived: &Arrived) -> bool {
+        self.age_max
+            .zip(arrived.came)
+            .is_some_and(|(age_max, came)| came.elapsed().saturating_add(arrived.message.delivery.waited) > age_max)
     }
 
     /// The gap in place of an expired message and of those behind it that have expired, too.
-    fn take_expired(&mut self, first: &Deliver) -> Gap {
-        self.consumed(first);
-        let mut gap = Gap { first: first.id, last: first.id, count: Some(1), reason: GapReason::Expired };
-        while let Ok(item) = self.events.try_recv() {
+    fn take_expired(&mut self, first: &Arrived) -> Gap {
+        self.consumed(first.bytes);
+        let id = first.message.id;
+        let mut gap = Gap { first: id, last: id, count: Some(1), reason: GapReason::Expired };
+        while let Some(item) = self.next_here() {
             match item {
-                Item::Message(deliver, came) if self.has_expired(&deliver, came) => {
-                    self.consumed(&deliver);
-                    gap.last = deliver.id;
+                Item::Message(arrived) if self.has_expired(&arrived) => {
+                    self.consumed(arrived.bytes);
+                    gap.last = arrived.message.id;
                     gap.count = gap.count.map(|count| count + 1);
                 }
                 other => {
-                    self.ahead = Some(other);
+                    self.here.push_front(other);
                     break;
                 }
             }
@@ -227,11 +242,10 @@ impl Subscription {
 
     /// What expired here goes back: when its turn comes again the bus finds it expired as well, makes it a dead letter with
     /// that reason, and tells the gap.
-    fn return_expired(&self, deliver: &Deliver) {
+    fn return_expired(&self, message: &Message) {
         let nack = Nack::again("it waited in its subscriber for longer than max-age").after(RETURNED);
         // Once the client has ended there is nobody to tell.
-        let receipt = Receipt { subscription: self.number, id: deliver.id };
-        let _ = self.shared.settle(receipt, Settlement::Nack(nack));
+        let _ = self.shared.settle(message.receipt(), Settlement::Nack(nack));
     }
 }
 
@@ -245,6 +259,7 @@ impl Stream for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        self.events.abandon();
         let mut state = self.shared.lock();
         if state.subscriptions.remove(&self.number).is_none() {
             return;
@@ -254,19 +269,6 @@ impl Drop for Subscription {
             // A frame without a body fits always.
             let _ = self.shared.push(&mut state, &Frame::new(self.number, Content::Unsubscribe));
         }
-    }
-}
-
-fn message(deliver: Deliver) -> Message {
-    Message {
-        id: deliver.id,
-        source: deliver.source,
-        timestamp: Timestamp(deliver.timestamp),
-        cause: deliver.cause,
-        hops: deliver.hops,
-        document: deliver.document.decode(),
-        reply_address: deliver.reply_address,
-        delivery: Delivery::new(deliver.attempt, Duration::from_millis(deliver.waited_ms)),
     }
 }
 

@@ -90,7 +90,7 @@ fn line(raw: RawLine) -> Result<Line, String> {
     }
     Ok(Line::Message(Message {
         id: id.unwrap_or_default(),
-        source: source.unwrap_or_default(),
+        source: source.unwrap_or_default().into(),
         timestamp,
         cause,
         hops: hops.unwrap_or_default(),

@@ -203,7 +203,16 @@ fn messages() -> impl Strategy<Value = Message> {
     (envelope, document(), 1_u32.., any::<u32>()).prop_map(|(envelope, document, attempt, waited_ms)| {
         let (id, source, timestamp, cause, hops) = envelope;
         let delivery = Delivery::new(attempt, Duration::from_millis(waited_ms.into()));
-        Message { id, source, timestamp: Timestamp(timestamp), cause, hops, document, reply_address: None, delivery }
+        Message {
+            id,
+            source: source.into(),
+            timestamp: Timestamp(timestamp),
+            cause,
+            hops,
+            document,
+            reply_address: None,
+            delivery,
+        }
     })
 }
 

@@ -87,7 +87,7 @@ impl Serialize for MessageLine<'_> {
         let Message { id, source, timestamp, cause, hops, document, reply_address: _, delivery } = self.0;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("id", id)?;
-        map.serialize_entry("source", source)?;
+        map.serialize_entry("source", source.as_str())?;
         map.serialize_entry("timestamp", &format_args!("{timestamp}"))?;
         map.serialize_entry("hops", hops)?;
         map.serialize_entry("cause", cause)?;

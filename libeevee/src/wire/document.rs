@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::limits::HEADERS_MAX;
-use super::read::{Reader, put_bytes, put_varint};
+use super::read::{Reader, put_bytes};
 use super::{Code, DocumentView, WireError};
-use crate::header::{HeaderError, Headers, check_key, check_value};
+use crate::header::{HeaderError, Headers, check_key, check_value, is_plain_key, is_plain_value};
 use crate::message::Document;
 
 /// A checked document in its wire form, sharing the bytes of the frame that it came in.
@@ -87,20 +87,16 @@ impl EncodedDocument {
 
     /// The document opened.
     pub fn decode(&self) -> Document {
-        let pairs = self.headers().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<Vec<_>>();
-        Document { headers: Headers::from_checked(pairs), body: self.body() }
+        Document { headers: Headers::from_wire(self.bytes.slice(..self.headers_end)), body: self.body() }
     }
 }
 
 impl From<&Document> for EncodedDocument {
     fn from(document: &Document) -> Self {
-        let mut bytes = Vec::with_capacity(document.body.len() + 32 * document.headers.len() + 16);
-        put_varint(&mut bytes, document.headers.len() as u64);
-        for (key, value) in document.headers.iter() {
-            put_bytes(&mut bytes, key.as_bytes());
-            put_bytes(&mut bytes, value.as_bytes());
-        }
-        let headers_end = bytes.len();
+        let headers = document.headers.wire_bytes();
+        let headers_end = headers.len();
+        let mut bytes = Vec::with_capacity(headers_end + document.body.len() + 9);
+        bytes.extend_from_slice(headers);
         put_bytes(&mut bytes, &document.body);
         Self { bytes: bytes.into(), headers_end }
     }
@@ -108,26 +104,47 @@ impl From<&Document> for EncodedDocument {
 
 pub(super) fn check_headers(reader: &mut Reader<'_>) -> Result<(), WireError> {
     let count = reader.varint()?;
-    let mut keys = [""; HEADERS_MAX];
-    let Some(keys) = usize::try_from(count).ok().and_then(|count| keys.get_mut(..count)) else {
-        return Err(WireError::new(
-            Code::TooManyHeaders,
-            format!("{count} headers, at most {HEADERS_MAX} are possible"),
-        )
-        .limit(HEADERS_MAX as u64, count));
-    };
-    for at in 0..keys.len() {
-        let key = reader.str()?;
-        check_key(key).map_err(refuse)?;
-        check_value(key, reader.str()?).map_err(refuse)?;
-        if keys[..at].contains(&key) {
-            return Err(refuse(HeaderError::Duplicate(key.to_owned())));
+    if count > HEADERS_MAX as u64 {
+        return Err(too_many(count));
+    }
+    let first = *reader;
+    // One bit for each key, or for several: most keys differ from all earlier ones in theirs.
+    let mut seen = 0_u64;
+    for at in 0..count {
+        let mut from = *reader;
+        let key = reader.bytes()?;
+        if !is_plain_key(key) {
+            check_key(from.str()?).map_err(refuse)?;
         }
-        keys[at] = key;
+        let value = reader.str()?;
+        if !is_plain_value(value) {
+            check_value(from.str()?, value).map_err(refuse)?;
+        }
+        let bit = 1 << ((key.len() + 5 * usize::from(key[0]) + 11 * usize::from(key[key.len() - 1])) % 64);
+        if seen & bit != 0 && is_earlier(first, at, key) {
+            return Err(refuse(HeaderError::Duplicate(from.str()?.to_owned())));
+        }
+        seen |= bit;
     }
     Ok(())
 }
 
+/// Whether the key is among the first `count` ones.
+fn is_earlier(mut reader: Reader<'_>, count: u64, key: &[u8]) -> bool {
+    (0..count).any(|_| {
+        let is_it = reader.bytes().is_ok_and(|earlier| earlier == key);
+        let _ = reader.bytes();
+        is_it
+    })
+}
+
+#[cold]
+fn too_many(count: u64) -> WireError {
+    let text = format!("{count} headers, at most {HEADERS_MAX} are possible");
+    WireError::new(Code::TooManyHeaders, text).limit(HEADERS_MAX as u64, count)
+}
+
+#[cold]
 fn refuse(error: HeaderError) -> WireError {
     let code = match error {
         HeaderError::Duplicate(_) => Code::DuplicateHeader,

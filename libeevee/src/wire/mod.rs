@@ -9,6 +9,7 @@
 mod bounded;
 mod code;
 mod content;
+mod deliver;
 mod document;
 mod frame;
 pub mod limits;
@@ -20,9 +21,11 @@ use tokio_util::codec::LengthDelimitedCodec;
 
 pub use self::code::Code;
 pub use self::content::Content;
+pub(crate) use self::deliver::{RawDeliver, delivered_to};
 pub use self::document::EncodedDocument;
 pub use self::frame::*;
 pub use self::publish::{DocumentView, Envelope, PUBLISH, RawPublish, put_deliver};
+pub(crate) use self::read::{put_bytes, put_option, put_varint, varint_bytes};
 
 /// The protocol version spoken here.
 pub const VERSION: u16 = 1;

@@ -6,46 +6,78 @@
 use super::WireError;
 
 /// A position in the body of a frame.
+#[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Reader<'a> {
+    #[inline]
     pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
+    #[inline]
     pub(crate) const fn at(&self) -> usize {
         self.at
     }
 
+    /// Passes over bytes that were looked at otherwise; there are so many.
+    #[inline]
+    pub(crate) const fn skip(&mut self, count: usize) {
+        self.at += count;
+    }
+
+    #[inline]
     fn take(&mut self, count: usize) -> Result<&'a [u8], WireError> {
-        let end = self.at.checked_add(count).filter(|end| *end <= self.bytes.len());
-        let Some(end) = end else {
-            return Err(WireError::malformed(format!(
-                "{count} bytes announced at byte {}, {} are left in the frame",
-                self.at,
-                self.bytes.len() - self.at
-            )));
-        };
-        let taken = &self.bytes[self.at..end];
-        self.at = end;
-        Ok(taken)
+        match self.bytes.get(self.at..).and_then(|rest| rest.get(..count)) {
+            Some(taken) => {
+                self.at += count;
+                Ok(taken)
+            }
+            None => Err(self.too_short(count)),
+        }
     }
 
+    #[cold]
+    fn too_short(&self, count: usize) -> WireError {
+        WireError::malformed(format!(
+            "{count} bytes announced at byte {}, {} are left in the frame",
+            self.at,
+            self.bytes.len() - self.at
+        ))
+    }
+
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
+        match self.bytes.get(self.at..).and_then(|rest| rest.first_chunk()) {
+            Some(array) => {
+                self.at += N;
+                Ok(*array)
+            }
+            None => Err(self.too_short(N)),
+        }
     }
 
+    #[inline]
     pub(crate) fn u8(&mut self) -> Result<u8, WireError> {
         Ok(self.array::<1>()?[0])
     }
 
     /// An unsigned varint: one byte below 251, then 251, 252 or 253 before 2, 4 or 8 bytes; the shortest form only.
+    #[inline]
     pub(crate) fn varint(&mut self) -> Result<u64, WireError> {
+        match self.bytes.get(self.at) {
+            Some(small @ 0..=250) => {
+                self.at += 1;
+                Ok(u64::from(*small))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, WireError> {
         let start = self.at;
         let (value, least) = match self.u8()? {
             small @ 0..=250 => return Ok(u64::from(small)),
@@ -60,6 +92,7 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
+    #[inline]
     pub(crate) fn u32(&mut self) -> Result<u32, WireError> {
         let start = self.at;
         u32::try_from(self.varint()?)
@@ -67,6 +100,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A length, as far as it can be true: never more than is left in the frame.
+    #[inline]
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8], WireError> {
         let start = self.at;
         let len = usize::try_from(self.varint()?)
@@ -74,12 +108,14 @@ impl<'a> Reader<'a> {
         self.take(len)
     }
 
+    #[inline]
     pub(crate) fn str(&mut self) -> Result<&'a str, WireError> {
         let start = self.at;
         std::str::from_utf8(self.bytes()?)
             .map_err(|_| WireError::malformed(format!("the text at byte {start} is not UTF-8")))
     }
 
+    #[inline]
     pub(crate) fn option(&mut self) -> Result<Option<u64>, WireError> {
         let start = self.at;
         match self.u8()? {
@@ -91,6 +127,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Writes what [`Reader`] reads.
+#[inline]
 pub(crate) fn put_varint(out: &mut Vec<u8>, value: u64) {
     match value {
         0..=250 => out.push(value as u8),
@@ -109,11 +146,23 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, value: u64) {
     }
 }
 
+/// How many bytes [`put_varint`] appends.
+pub(crate) const fn varint_bytes(value: u64) -> u64 {
+    match value {
+        0..=250 => 1,
+        251..=0xffff => 3,
+        0x1_0000..=0xffff_ffff => 5,
+        _ => 9,
+    }
+}
+
+#[inline]
 pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
+#[inline]
 pub(crate) fn put_option(out: &mut Vec<u8>, value: Option<u64>) {
     match value {
         None => out.push(0),

@@ -298,7 +298,7 @@ impl Work<'_> {
 
     /// It becomes a dead letter, from where a person can have it said after all.
     async fn not_said(&mut self, message: &Message, why: &str) {
-        tracing::error!(eevee.message = message.id, source = message.source, "not said: {why}");
+        tracing::error!(eevee.message = message.id, source = message.source.as_str(), "not said: {why}");
         if let Err(error) = self.op.nack(message, Nack::dead(format!("not said: {why}"))) {
             tracing::warn!(eevee.message = message.id, "message {} may come again: {error}", message.id);
         }

@@ -179,7 +179,8 @@ async fn a_document_beyond_the_frame_limit_is_refused_here() {
 async fn what_is_queued_together_is_written_together() {
     let bus = Bus::new();
     let (client, peer) = bus.connected(welcome()).await;
-    for n in 0..500 {
+    // Fewer than tokio gives one task a turn for: after so many it is the driver's.
+    for n in 0..100 {
         client.publish(document(&n.to_string())).await.unwrap();
     }
     // One thread: the driver has not run yet. Then one write brings all.
@@ -191,7 +192,7 @@ async fn what_is_queued_together_is_written_together() {
     while let Ok(Some(_)) = crate::wire::split_frame(&mut buffer, 1 << 20) {
         frames += 1;
     }
-    assert_eq!((frames, buffer.len()), (500, 0));
+    assert_eq!((frames, buffer.len()), (100, 0));
 }
 
 #[tokio::test]

@@ -1,0 +1,181 @@
+//! Deliver on the client's hot path: read in place, without a text or a list of its own.
+//!
+//! What [`RawDeliver::read`] does not take, [`super::Frame::decode`] refuses with a reason. A property test holds that
+//! both take the same frames.
+
+use std::ops::Range;
+
+use super::TAIL;
+use super::content::DELIVER;
+use super::document::check_headers;
+use super::limits::FRAME_BYTES_MIN;
+use super::read::Reader;
+
+/// A checked Deliver, borrowed from its frame. The ranges are of the frame's bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct RawDeliver<'a> {
+    pub(crate) id: u64,
+    pub(crate) source: &'a str,
+    pub(crate) timestamp: u64,
+    pub(crate) cause: Option<u64>,
+    pub(crate) hops: u8,
+    pub(crate) reply_address: Option<u64>,
+    pub(crate) attempt: u32,
+    pub(crate) waited_ms: u64,
+    /// The headers, their count included.
+    pub(crate) headers: Range<usize>,
+    /// The body alone, without its length.
+    pub(crate) body: Range<usize>,
+}
+
+/// The number of a frame's subscription, if it is a Deliver.
+#[inline]
+pub(crate) fn delivered_to(frame: &[u8]) -> Option<u32> {
+    const KIND: [u8; 2] = DELIVER.to_le_bytes();
+    match frame.first_chunk::<FRAME_BYTES_MIN>()? {
+        [low, high, _, 0, number @ ..] if [*low, *high] == KIND => Some(u32::from_le_bytes(*number)),
+        _ => None,
+    }
+}
+
+impl<'a> RawDeliver<'a> {
+    /// Reads a Deliver from the bytes after its length field. Headers that begin with the bytes of `known`, which are
+    /// headers that were checked before, are not checked again.
+    #[inline]
+    pub(crate) fn read(frame: &'a [u8], known: &[u8]) -> Option<Self> {
+        let has_tail = frame.get(2)? & TAIL != 0;
+        let body = frame.get(FRAME_BYTES_MIN..)?;
+        let mut reader = Reader::new(body);
+        let id = reader.varint().ok()?;
+        let source = reader.str().ok()?;
+        let timestamp = reader.varint().ok()?;
+        let (cause, hops, reply_address, attempt, waited_ms) = match *body.get(reader.at()..)?.first_chunk()? {
+            // By far the most: no answer, no request, delivered for the first time and without having waited.
+            [0, hops, 0, attempt @ 0..=250, 0] => {
+                reader.skip(5);
+                (None, hops, None, u32::from(attempt), 0)
+            }
+            _ => (
+                reader.option().ok()?,
+                reader.u8().ok()?,
+                reader.option().ok()?,
+                reader.u32().ok()?,
+                reader.varint().ok()?,
+            ),
+        };
+        let start = reader.at();
+        // Where headers end is told by themselves, so that those which begin like complete ones end like them.
+        if !known.is_empty() && body.get(start..)?.starts_with(known) {
+            reader.skip(known.len());
+        } else {
+            check_headers(&mut reader).ok()?;
+        }
+        let headers = FRAME_BYTES_MIN + start..FRAME_BYTES_MIN + reader.at();
+        let length = reader.bytes().ok()?.len();
+        let end = FRAME_BYTES_MIN + reader.at();
+        (has_tail || end == frame.len()).then_some(Self {
+            id,
+            source,
+            timestamp,
+            cause,
+            hops,
+            reply_address,
+            attempt,
+            waited_ms,
+            headers,
+            body: end - length..end,
+        })
+    }
+
+    /// The length of the whole document, as windows count it.
+    pub(crate) const fn document_bytes(&self) -> u64 {
+        (self.body.end - self.headers.start) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::super::{Content, Deliver, EncodedDocument, Frame};
+    use super::*;
+    use crate::header::Headers;
+    use crate::message::Document;
+
+    prop_compose! {
+        fn delivers()(
+            (id, timestamp, number) in any::<(u64, u64, u32)>(),
+            source in "(irc|user/\\PC{0,40})",
+            rest in prop_oneof![Just((None, 0, None, 1, 0)), any::<(Option<u64>, u8, Option<u64>, u32, u64)>()],
+            headers in prop::collection::vec(("[a-z0-9]{1,5}", "[a-z☃ ]{0,300}"), 0..6),
+            body in prop::collection::vec(any::<u8>(), 0..400),
+        ) -> Vec<u8> {
+            let (cause, hops, reply_address, attempt, waited_ms) = rest;
+            let headers = Headers::try_from(headers).unwrap_or_default();
+            let document = (&Document { headers, body: body.into() }).into();
+            let deliver = Deliver { id, source, timestamp, cause, hops, reply_address, attempt, waited_ms, document };
+            Frame::new(number, Content::Deliver(deliver)).encode().split_off(4)
+        }
+    }
+
+    fn in_place(frame: &[u8], known: &[u8]) -> Option<(u32, Deliver)> {
+        let number = delivered_to(frame)?;
+        let raw = RawDeliver::read(frame, known)?;
+        let document = Bytes::copy_from_slice(&frame[raw.headers.start..raw.body.end]);
+        let document = EncodedDocument::parse(document).unwrap();
+        assert_eq!(raw.document_bytes(), document.bytes().len() as u64);
+        assert_eq!((document.header_bytes(), &document.body()[..]), (&frame[raw.headers], &frame[raw.body]));
+        let RawDeliver { id, source, timestamp, cause, hops, reply_address, attempt, waited_ms, .. } = raw;
+        let source = source.to_owned();
+        Some((number, Deliver { id, source, timestamp, cause, hops, reply_address, attempt, waited_ms, document }))
+    }
+
+    fn decoded(frame: &[u8]) -> Option<(u32, Deliver)> {
+        match Frame::decode(Bytes::copy_from_slice(frame)) {
+            Ok(Some(Frame { number, content: Content::Deliver(deliver), .. })) => Some((number, deliver)),
+            _ => None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_takes_what_the_decoder_takes(frame in delivers(), other in delivers(), tail in prop::collection::vec(any::<u8>(), 0..4)) {
+            let expected = decoded(&frame);
+            prop_assert!(expected.is_some());
+            prop_assert_eq!(&in_place(&frame, &[]), &expected);
+            // Whatever was seen before.
+            for seen in [&frame, &other] {
+                let known = decoded(seen).unwrap().1.document.header_bytes().to_vec();
+                prop_assert_eq!(&in_place(&frame, &known), &expected);
+            }
+            let mut longer = frame;
+            longer.extend(&tail);
+            prop_assert_eq!(in_place(&longer, &[]), decoded(&longer));
+            longer[2] |= TAIL;
+            prop_assert_eq!(in_place(&longer, &[]), expected);
+        }
+
+        #[test]
+        fn also_when_damaged(mut frame in delivers(), at in any::<prop::sample::Index>(), with in any::<u8>(), cut in any::<bool>()) {
+            let known = decoded(&frame).unwrap().1.document.header_bytes().to_vec();
+            let at = at.index(frame.len());
+            frame[at] = with;
+            if cut {
+                frame.truncate(at + 1);
+            }
+            prop_assert_eq!(in_place(&frame, &[]), decoded(&frame));
+            prop_assert_eq!(in_place(&frame, &known), decoded(&frame));
+        }
+    }
+
+    #[test]
+    fn only_deliver_is_taken() {
+        for frame in super::super::tests::one_of_each().into_iter().map(|(_, frame)| frame) {
+            let number = matches!(frame.content, Content::Deliver(_)).then_some(frame.number);
+            assert_eq!(delivered_to(&frame.encode()[4..]), number);
+        }
+        assert_eq!(delivered_to(&[20, 0, 0, 0, 1, 0, 0]), None);
+        assert_eq!(delivered_to(&[20, 0, 0, 1, 1, 0, 0, 0]), None);
+    }
+}
