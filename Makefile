@@ -23,8 +23,8 @@ endif
 TOOLS := $(CARGO_TARGET_DIR)/tools
 DEB_DIR := $(CARGO_TARGET_DIR)/debian
 DEB_STAMP := $(DEB_DIR)/.built
-BINARIES := $(addprefix $(CARGO_TARGET_DIR)/release/,eeveed eeveectl eevee-op irc dice)
-DEB_FILES := eeveed/Cargo.toml README.md CHANGELOG.md docs/PROTOCOL.md $(shell find units etc packaging docs/man -type f 2>/dev/null)
+BINARIES := $(addprefix $(CARGO_TARGET_DIR)/release/,eeveed eeveectl eevee-op irc dice exec)
+DEB_FILES := eeveed/Cargo.toml README.md CHANGELOG.md docs/PROTOCOL.md docs/STREAM.md $(shell find units etc packaging docs/man operators/exec/examples -type f 2>/dev/null)
 # In CI a lock file that does not fit is an error; at a desk cargo mends it.
 LOCKED := $(if $(CI),--locked)
 # Machines need root; everything else is built and run as the caller.
@@ -45,7 +45,7 @@ build: need-build ## build all programs, unoptimised
 .PHONY: release
 release: need-build
 	$(call say,building the programs for the package)
-	cargo build $(LOCKED) --release -p eeveed -p eeveectl -p eevee-op -p eevee-irc -p eevee-dice
+	cargo build $(LOCKED) --release -p eeveed -p eeveectl -p eevee-op -p eevee-irc -p eevee-dice -p eevee-exec
 
 .PHONY: fmt
 fmt: ## format the source
@@ -65,6 +65,8 @@ lint: need-build ## check format, clippy without warnings, shell scripts
 .PHONY: test
 test: need-build ## unit, property, bus and doc tests (no machines)
 	@packaging/need server ngircd inspircd atheme-services
+	@# What the programs of the exec operator's tests are written in.
+	@packaging/need apt nodejs python3
 	$(call say,programs that the bus tests run)
 	cargo build $(LOCKED) --workspace
 	$(call say,unit property and bus tests)
