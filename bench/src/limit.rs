@@ -47,7 +47,8 @@ impl Peer for Limit {
 
     fn start(&self, place: &Path, needs: &Needs) -> Result<Box<dyn Broker>> {
         let socket = place.join("relay.sock");
-        let mut command = Command::new(std::env::current_exe()?);
+        // This very program, also when a new one was built in its place.
+        let mut command = Command::new("/proc/self/exe");
         command.arg("--relay").arg(&socket);
         if needs.split {
             command.arg("--split");

@@ -14,6 +14,7 @@ macro_rules! say {
 mod drive;
 mod eevee;
 mod goal;
+mod keeper;
 mod limit;
 mod measure;
 mod message;
@@ -63,12 +64,16 @@ struct Arguments {
     relay: Option<PathBuf>,
     #[arg(long, hide = true, requires = "relay")]
     split: bool,
+    /// Be the keeper (likewise)
+    #[arg(long, hide = true)]
+    keeper: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.relay {
         Some(socket) => relay::run(socket, arguments.split),
+        None if arguments.keeper => keeper::run(),
         None => run(&arguments),
     };
     match outcome {
@@ -93,6 +98,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     ensure!(arguments.seconds > 0.0 && arguments.rounds > 0, "nothing to measure in no time");
+    keeper::start()?;
     measure::raise_open_files()?;
     let mut results = Results::begin(&peers, arguments.rounds, arguments.seconds)?;
     let time = Duration::from_secs_f64(arguments.seconds);

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::keeper;
+
 /// How long a bus may take until it listens.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -32,6 +34,7 @@ impl Process {
         let name = command.get_program().to_string_lossy().into_owned();
         let spawned = Instant::now();
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        keeper::tell(child.id(), true);
         Ok(Self { child, spawned, log: log.to_owned() })
     }
 
@@ -63,6 +66,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        keeper::tell(self.pid(), false);
     }
 }
 

@@ -152,9 +152,12 @@ fn publish_loop(flow: &Flow, sources: &mut [Source], pace: Option<Duration>) -> 
                 source.look(&mut buffer)?;
             }
         }
+        if flow.is_over() {
+            bail!("the bus takes nothing more, after {written} messages");
+        }
         if stopped && sources.iter().all(|source| !source.begun) {
             let confirmed: u64 = sources.iter().map(|source| source.publisher.confirmed()).sum();
-            if confirmed == 0 || confirmed >= written || flow.is_over() {
+            if confirmed == 0 || confirmed >= written {
                 return Ok(written);
             }
         }

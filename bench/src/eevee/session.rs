@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
@@ -18,6 +19,9 @@ const WINDOW: Grant = Grant { messages: 1 << 16, bytes: 64 << 20 };
 
 /// Subscriptions that are sent before their answers are read.
 const SUBSCRIBE_AT_ONCE: usize = 256;
+
+/// How long the bus may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection that publishes, and its credit.
 pub(super) struct Source {
@@ -52,6 +56,7 @@ struct Raw {
 impl Raw {
     fn connect(socket: &Path) -> Result<(Self, Welcome)> {
         let mut raw = Self { stream: UnixStream::connect(socket)?, input: BytesMut::new() };
+        raw.stream.set_read_timeout(Some(PATIENCE))?;
         raw.stream.write_all(&frames::hello())?;
         match raw.frame()?.content {
             Content::Welcome(welcome) => Ok((raw, welcome)),

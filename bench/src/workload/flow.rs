@@ -1,5 +1,6 @@
 //! Messages as fast as they go through, or at a given pace; every one of them has to arrive.
 
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,7 +18,7 @@ const WARM_UP: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is measured between two moments of a run.
-pub(super) struct Window {
+struct Window {
     at: Instant,
     deliveries: u64,
     broker: Cpu,
@@ -25,14 +26,14 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) fn open(flow: &drive::Flow, pids: &[u32]) -> Result<Self> {
+    fn open(flow: &drive::Flow, pids: &[u32]) -> Result<Self> {
         let (broker, clients) = (Cpu::of(pids)?, Cpu::of_clients()?);
         Ok(Self { at: Instant::now(), deliveries: flow.deliveries(), broker, clients })
     }
 
     /// The figures from its opening to now.
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    pub(super) fn close(self, flow: &drive::Flow, pids: &[u32]) -> Result<Sample> {
+    fn close(self, flow: &drive::Flow, pids: &[u32]) -> Result<Sample> {
         let end = Self::open(flow, pids)?;
         let deliveries = (end.deliveries - self.deliveries) as f64;
         ensure!(deliveries > 0.0, "nothing was delivered");
@@ -47,20 +48,46 @@ impl Window {
     }
 }
 
-/// Waits until everything that was published has arrived.
-pub(super) fn drain(flow: &drive::Flow, expected: u64) -> Result<()> {
-    let (mut seen, mut moved) = (flow.deliveries(), Instant::now());
-    while seen < expected && moved.elapsed() < PATIENCE {
+/// Stops the publishing thread and waits for it, then for everything that it published; then ends the receiving one.
+///
+/// # Errors
+/// When something is lost, comes twice, or does not come any more.
+pub(super) fn drain(flow: &drive::Flow, sender: ScopedJoinHandle<'_, Result<u64>>, copies: u64) -> Result<()> {
+    flow.stop();
+    let mut patience = Patience::new(flow);
+    while !sender.is_finished() && patience.wait(flow) {}
+    if !sender.is_finished() {
+        flow.end();
+    }
+    let written = sender.join().ok().context("the publishing thread died")?;
+    let expected = *written.as_ref().unwrap_or(&0) * copies;
+    while written.is_ok() && flow.deliveries() < expected && patience.wait(flow) {}
+    flow.end();
+    match (written?, flow.deliveries()) {
+        (_, seen) if seen == expected => Ok(()),
+        (_, seen) if seen > expected => bail!("{seen} deliveries of {expected}: some came twice"),
+        (_, seen) => bail!("{} of {expected} deliveries were lost", expected - seen),
+    }
+}
+
+/// Waits as long as something moves.
+struct Patience {
+    seen: u64,
+    moved: Instant,
+}
+
+impl Patience {
+    fn new(flow: &drive::Flow) -> Self {
+        Self { seen: flow.deliveries(), moved: Instant::now() }
+    }
+
+    fn wait(&mut self, flow: &drive::Flow) -> bool {
         std::thread::sleep(Duration::from_millis(1));
         let now = flow.deliveries();
-        if now != seen {
-            (seen, moved) = (now, Instant::now());
+        if now != self.seen {
+            (self.seen, self.moved) = (now, Instant::now());
         }
-    }
-    match seen {
-        seen if seen == expected => Ok(()),
-        seen if seen > expected => bail!("{seen} deliveries of {expected}: some came twice"),
-        seen => bail!("{} of {expected} deliveries were lost", expected - seen),
+        self.moved.elapsed() < PATIENCE && !flow.is_over()
     }
 }
 
@@ -96,14 +123,11 @@ fn run(broker: &dyn Broker, spec: Flow, needs: &Needs, time: Duration, rate: Opt
         let receiver = scope.spawn(|| drive::receive(&flow, &mut sinks, pace.map(|pace| (pace, chunk))));
         let sender = scope.spawn(|| drive::publish(&flow, &mut sources, pace));
         let figures = measure(&flow, &pids, time);
-        flow.stop();
-        let written = sender.join().ok().context("the publishing thread died")?;
         let copies = if spec.split() { 1 } else { spec.subscribers as u64 };
-        let drained = written.as_ref().map(|written| drain(&flow, written * copies));
-        flow.end();
-        // What a loop says is why the others failed.
+        let drained = drain(&flow, sender, copies);
+        // What the loops say is why the rest failed.
         let mut latencies = receiver.join().ok().context("the receiving thread died")??;
-        drained.map_err(|error| anyhow::anyhow!("{error:#}"))??;
+        drained?;
         let mut sample = figures?;
         if let Some(pace) = pace {
             // What was due while it still warmed up.
@@ -119,7 +143,7 @@ fn run(broker: &dyn Broker, spec: Flow, needs: &Needs, time: Duration, rate: Opt
     })
 }
 
-fn measure(flow: &drive::Flow, pids: &[u32], time: Duration) -> Result<Sample> {
+pub(super) fn measure(flow: &drive::Flow, pids: &[u32], time: Duration) -> Result<Sample> {
     std::thread::sleep(WARM_UP);
     let window = Window::open(flow, pids)?;
     std::thread::sleep(time);

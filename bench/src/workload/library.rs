@@ -11,14 +11,12 @@ use libeevee::{Client, Connect, Document, Event, Subscription};
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
-use super::flow::{Window, drain};
+use super::flow::{drain, measure};
 use super::{Sample, W1};
 use crate::drive::Flow;
 use crate::eevee;
 use crate::message::message;
 use crate::peer::{Broker, Message, Needs};
-
-const WARM_UP: Duration = Duration::from_millis(200);
 
 /// How often is looked whether there is room for more, and whether the run is over.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -51,22 +49,11 @@ pub(super) fn run(
             written
         });
         let figures = measure(flow, &pids, time);
-        flow.stop();
-        let written = sender.join().map_err(|_| anyhow!("the publishing thread died"))?;
-        let drained = written.as_ref().map(|written| drain(flow, written * subscribers as u64));
-        flow.end();
+        let drained = drain(flow, sender, subscribers as u64);
         receiver.join().map_err(|_| anyhow!("the receiving thread died"))??;
-        drained.map_err(|error| anyhow!("{error:#}"))??;
+        drained?;
         figures
     })
-}
-
-fn measure(flow: &Flow, pids: &[u32], time: Duration) -> Result<Sample> {
-    std::thread::sleep(WARM_UP);
-    let window = Window::open(flow, pids)?;
-    std::thread::sleep(time);
-    ensure!(!flow.stopped(), "the run ended early");
-    window.close(flow, pids)
 }
 
 fn local<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
@@ -80,6 +67,13 @@ async fn connect(socket: &Path) -> Result<Client> {
 }
 
 async fn publish(flow: &Flow, socket: &Path) -> Result<u64> {
+    tokio::select! {
+        written = publish_all(flow, socket) => written,
+        () = over(flow) => bail!("the bus takes nothing more"),
+    }
+}
+
+async fn publish_all(flow: &Flow, socket: &Path) -> Result<u64> {
     let client = connect(socket).await?;
     let message = message(0, W1.body_bytes);
     let mut written = 0;
