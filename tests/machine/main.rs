@@ -6,6 +6,7 @@
 mod bot;
 mod conversation;
 mod durable;
+mod exec;
 mod faults;
 mod halt;
 mod harness;
@@ -27,6 +28,7 @@ fn main() {
         faults::scenarios(),
         outage::scenarios(),
         durable::scenarios(),
+        exec::scenarios(),
         restart::scenarios(),
         package::scenarios(),
     ]
