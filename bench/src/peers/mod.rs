@@ -11,7 +11,7 @@ mod nats;
 mod redis;
 mod zmq;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -40,6 +40,13 @@ pub(crate) fn all() -> Vec<Box<dyn Peer>> {
         Box::new(dbus::DbusBroker::<true>),
         Box::new(dbus::DbusDaemon),
     ]
+}
+
+/// Where a server is: on the PATH, or where Debian has some and only root looks.
+fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    places.map(|place| place.join(name)).find(|program| program.is_file()).unwrap_or_else(|| name.into())
 }
 
 /// What `find` makes of what a program says about itself.

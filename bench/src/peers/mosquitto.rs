@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use super::client::{Client, Frame, Protocol};
-use super::version;
+use super::{program, version};
 use crate::peer::{Broker, Interest, Message, Needs, Peer, Publisher, Stream, Subscriber};
 use crate::process::{self, Process};
 
@@ -19,18 +19,13 @@ const TOPICS_PER_PACKET: usize = 500;
 #[derive(Debug)]
 pub(super) struct Mosquitto;
 
-/// Debian has it where only root looks.
-fn program() -> &'static str {
-    if Path::new("/usr/sbin/mosquitto").exists() { "/usr/sbin/mosquitto" } else { "mosquitto" }
-}
-
 impl Peer for Mosquitto {
     fn name(&self) -> &'static str {
         "mosquitto"
     }
 
     fn version(&self) -> Result<String> {
-        version(program(), &["-h"], |said| said.lines().next()?.split_whitespace().last().map(str::to_owned))
+        version(program("mosquitto"), &["-h"], |said| said.lines().next()?.split_whitespace().last().map(str::to_owned))
             .map(|version| format!("mosquitto {version}"))
     }
 
@@ -48,8 +43,10 @@ impl Peer for Mosquitto {
                 socket.display(),
             ),
         )?;
-        let mut process =
-            Process::spawn(Command::new(program()).arg("-c").arg(&configuration), &place.join("mosquitto.log"))?;
+        let mut process = Process::spawn(
+            Command::new(program("mosquitto")).arg("-c").arg(&configuration),
+            &place.join("mosquitto.log"),
+        )?;
         process::connect_unix(&socket, &mut process)?;
         Ok(Box::new(Running { process, socket }))
     }

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Result, bail, ensure};
 
 use super::client::{Client, Frame, Protocol, line, number};
-use super::version;
+use super::{program, version};
 use crate::peer::{Broker, Interest, Message, Needs, Peer, Publisher, Stream, Subscriber};
 use crate::process::{self, Process};
 
@@ -23,7 +23,7 @@ impl Peer for Redis {
     }
 
     fn version(&self) -> Result<String> {
-        version("redis-server", &["--version"], |said| {
+        version(program("redis-server"), &["--version"], |said| {
             said.split_whitespace().find_map(|word| word.strip_prefix("v=")).map(str::to_owned)
         })
         .map(|version| format!("redis {version}"))
@@ -32,6 +32,7 @@ impl Peer for Redis {
     fn start(&self, place: &Path, needs: &Needs) -> Result<Box<dyn Broker>> {
         let socket = place.join("redis.sock");
         let configuration = place.join("redis.conf");
+        // No io-threads: with two cores they make it slower, by far where there are several subscribers.
         // Latency tracking and the slow log take the time of each command; with client-output-buffer-limit of 0 no
         // subscriber is closed for being slow.
         fs::write(
@@ -44,7 +45,8 @@ impl Peer for Redis {
                 needs.publishers + needs.subscribers + 64,
             ),
         )?;
-        let mut process = Process::spawn(Command::new("redis-server").arg(&configuration), &place.join("redis.log"))?;
+        let mut process =
+            Process::spawn(Command::new(program("redis-server")).arg(&configuration), &place.join("redis.log"))?;
         process::connect_unix(&socket, &mut process)?;
         Ok(Box::new(Running { process, socket }))
     }

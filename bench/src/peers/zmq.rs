@@ -18,7 +18,7 @@ use super::version;
 use crate::peer::{Broker, Interest, Message, Needs, Peer, Publisher, Stream, Subscriber};
 use crate::process::{self, Process};
 
-/// One is libzmq's default, and with two cores for all two are no faster.
+/// libzmq's default; with two cores for all, two are no faster.
 const IO_THREADS: &str = "1";
 
 /// Ends a topic: subscriptions are prefixes, and `c-1` shall not get what is for `c-10`.

@@ -13,6 +13,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::wire::{self, Field, align, array, long, signature, string, unsigned};
+use crate::peers::program;
 use crate::process::Process;
 
 /// Bytes, descriptors, match rules and objects of one user: as many as its unsigned ints hold. (More than those is taken,
@@ -30,7 +31,7 @@ pub(super) fn start(place: &Path, socket: &Path, uid: u32) -> Result<(Process, U
     let (ours, theirs) = UnixStream::pair()?;
     // The one descriptor that it inherits.
     fcntl(theirs.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
-    let mut command = Command::new("dbus-broker");
+    let mut command = Command::new(program("dbus-broker"));
     command
         .args(["--controller", &theirs.as_raw_fd().to_string(), "--machine-id", "0123456789abcdef0123456789abcdef"])
         .args(["--max-bytes", UNLIMITED, "--max-matches", UNLIMITED, "--max-objects", UNLIMITED])

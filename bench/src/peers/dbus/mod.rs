@@ -17,7 +17,7 @@ use anyhow::{Result, bail, ensure};
 
 use self::wire::Field;
 use super::client::{Client, Frame, Protocol};
-use super::version;
+use super::{program, version};
 use crate::peer::{Broker, Interest, Message, Needs, Peer, Publisher, Stream, Subscriber};
 use crate::process::{self, Process};
 
@@ -41,7 +41,7 @@ impl<const PATH: bool> Peer for DbusBroker<PATH> {
     }
 
     fn version(&self) -> Result<String> {
-        let version = version("dbus-broker", &["--version"], last_word)?;
+        let version = version(program("dbus-broker"), &["--version"], last_word)?;
         Ok(format!("dbus-broker {version}{}", if PATH { ", routing on object paths" } else { "" }))
     }
 
@@ -68,7 +68,7 @@ impl Peer for DbusDaemon {
     }
 
     fn version(&self) -> Result<String> {
-        let version = version("dbus-daemon", &["--version"], last_word)?;
+        let version = version(program("dbus-daemon"), &["--version"], last_word)?;
         Ok(format!("dbus-daemon {version}"))
     }
 
@@ -90,7 +90,7 @@ impl Peer for DbusDaemon {
                 socket.display(),
             ),
         )?;
-        let mut command = Command::new("dbus-daemon");
+        let mut command = Command::new(program("dbus-daemon"));
         command.args(["--nofork", "--nopidfile", "--nosyslog"]);
         command.arg(format!("--config-file={}", configuration.display()));
         let mut process = Process::spawn(&mut command, &place.join("dbus-daemon.log"))?;
