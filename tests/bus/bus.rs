@@ -43,6 +43,22 @@ impl Bus {
         bus
     }
 
+    /// With its state on a file system that `mount` makes.
+    pub(crate) fn on_disk_of_its_own(mount: impl FnOnce(&Path) -> bool, eeveed_toml: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("config/modules.d")).unwrap();
+        std::fs::create_dir(folder.path().join("state")).unwrap();
+        std::fs::write(folder.path().join("config/eeveed.toml"), eeveed_toml).unwrap();
+        assert!(mount(&folder.path().join("state")));
+        let bus = Self { child: Self::spawn(folder.path()), folder };
+        bus.wait();
+        bus
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
     /// Started with a configuration that is there from the beginning.
     pub(crate) fn configured(eeveed_toml: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -128,6 +144,8 @@ impl Drop for Bus {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // (Where it is a file system of its own.)
+        let _ = nix::mount::umount2(&self.state(), nix::mount::MntFlags::MNT_DETACH);
         if std::thread::panicking() {
             eprintln!("--- log of eeveed ---\n{}", self.log());
         }

@@ -3,6 +3,7 @@
 
 mod bus;
 mod config;
+mod full;
 mod hostile;
 mod messages;
 mod operators;

@@ -246,7 +246,7 @@ impl Core {
         if !to.durable.is_empty() {
             let size = Record::size_of(document, &source);
             self.check_share(key, size as usize)?;
-            self.check_durable(now, &to.durable, size)?;
+            self.check_durable(&to.durable, size)?;
         }
         self.published += 1;
         if let Some(session) = self.sessions.get_mut(&key) {
@@ -300,7 +300,7 @@ impl Core {
         found.extend(self.find_volatile(&view));
         let to = self.targets(found);
         if !to.durable.is_empty() {
-            match self.check_durable(now, &to.durable, Record::size_of(document, &source)) {
+            match self.check_durable(&to.durable, Record::size_of(document, &source)) {
                 Ok(()) => {
                     let record = Record {
                         id,

@@ -163,6 +163,18 @@ pub(crate) struct Batch {
     pub(crate) writes: Vec<Write>,
 }
 
+impl Batch {
+    /// Whether it brings what was not there: messages, or a subscription that is none of `known`. All else deletes or
+    /// replaces, and may have the last room on the disk.
+    pub(crate) fn grows(&self, known: impl Fn(DurableKey) -> bool) -> bool {
+        self.writes.iter().any(|write| match write {
+            Write::Enqueue { .. } => true,
+            Write::Subscription(row) => !known(row.durable),
+            _ => false,
+        })
+    }
+}
+
 /// A message that a write removed from a queue, which the core did not name itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Died {
@@ -190,12 +202,16 @@ pub(crate) struct Committed {
     pub(crate) revived: Vec<Revived>,
     /// Dead letters that DropDead, Retry, TrimDead and Forget removed: of which subscription, how many.
     pub(crate) dead_removed: Vec<(DurableKey, u64)>,
+    /// Why batches that bring something are refused for now, though this one was taken: there is room only for what
+    /// deletes and replaces. None when all is well.
+    pub(crate) tight: Option<String>,
 }
 
 /// Why the store did not do it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StorageError {
-    /// Nothing of the batch is there, and the store is whole: the disk is full or read-only. Worth trying again later.
+    /// Nothing of the batch is there, and the store is whole: the disk is full or read-only. Worth trying again later; a
+    /// batch that brought something, at once without that.
     Unavailable(String),
     /// What is on the disk is not known any more: a sync failed. Only a new start may look.
     Failed(String),

@@ -1,10 +1,10 @@
 //! The store as the shell runs it: one queue of jobs in, one queue of answers out, and whatever can happen to a disk.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::item::Name;
 use crate::core::SessionKey;
-use crate::core::storage::{Batch, Committed, DurableKey, EntryNumber, Page, StorageError};
+use crate::core::storage::{Batch, Committed, DurableKey, EntryNumber, Page, StorageError, Write};
 use crate::store::Store;
 
 #[derive(Debug)]
@@ -31,16 +31,30 @@ pub(super) enum Job {
 
 #[derive(Debug)]
 pub(super) enum Answer {
-    Stored { take: u64, outcome: Result<Committed, StorageError> },
-    Loaded { durable: DurableKey, generation: u64, page: Result<Page, StorageError> },
-    Dead { session: SessionKey, number: u32, entries: Vec<(DurableKey, EntryNumber)>, retry: bool },
+    /// `brought`: whether there was anything in it that was not on disk before.
+    Stored {
+        take: u64,
+        outcome: Result<Committed, StorageError>,
+        brought: bool,
+    },
+    Loaded {
+        durable: DurableKey,
+        generation: u64,
+        page: Result<Page, StorageError>,
+    },
+    Dead {
+        session: SessionKey,
+        number: u32,
+        entries: Vec<(DurableKey, EntryNumber)>,
+        retry: bool,
+    },
 }
 
 /// What is wrong with the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trouble {
     None,
-    /// It may not grow.
+    /// It may not grow, but by the reserve.
     Full,
     ReadOnly,
     /// Nothing can be read, for a while.
@@ -54,6 +68,8 @@ pub(super) struct Disk {
     pub(super) jobs: VecDeque<Job>,
     pub(super) answers: VecDeque<Answer>,
     pub(super) trouble: Trouble,
+    /// Subscriptions that are there.
+    known: BTreeSet<DurableKey>,
     /// A sync failed: nothing works before the next start.
     pub(super) failed: bool,
 }
@@ -61,7 +77,7 @@ pub(super) struct Disk {
 impl Disk {
     pub(super) fn new() -> Self {
         let (jobs, answers) = (VecDeque::new(), VecDeque::new());
-        Self { store: Store::in_memory(), jobs, answers, trouble: Trouble::None, failed: false }
+        Self { store: Store::in_memory(), jobs, answers, trouble: Trouble::None, known: BTreeSet::new(), failed: false }
     }
 
     pub(super) fn set_trouble(&mut self, trouble: Trouble) {
@@ -76,6 +92,7 @@ impl Disk {
         match self.jobs.pop_front()? {
             Job::Commit { take, batch } => {
                 let lost = self.trouble == Trouble::SyncFails;
+                let brought = batch.grows(|durable| self.known.contains(&durable));
                 self.failed |= lost;
                 let outcome = match self.trouble {
                     Trouble::ReadOnly => Err(unavailable("read-only")),
@@ -86,7 +103,10 @@ impl Disk {
                     assert!(lost, "the store gives up: {why}");
                 }
                 let told = if lost { Err(failed()) } else { outcome.clone() };
-                self.answers.push_back(Answer::Stored { take, outcome: told });
+                self.answers.push_back(Answer::Stored { take, outcome: told, brought });
+                if outcome.is_ok() {
+                    self.learn(&batch);
+                }
                 outcome.ok().map(|committed| (take, batch, committed))
             }
             Job::Load { durable, generation, after, messages, bytes } => {
@@ -103,6 +123,16 @@ impl Disk {
                 let entries = self.store.dead_entries(owner, name).unwrap_or_default();
                 self.answers.push_back(Answer::Dead { session, number, entries, retry });
                 None
+            }
+        }
+    }
+
+    fn learn(&mut self, batch: &Batch) {
+        for write in &batch.writes {
+            match write {
+                Write::Subscription(row) => _ = self.known.insert(row.durable),
+                Write::Forget { durable } => _ = self.known.remove(durable),
+                _ => {}
             }
         }
     }

@@ -119,14 +119,15 @@ impl World {
     pub(super) fn answer(&mut self) {
         let Some(answer) = self.disk.answers.pop_front() else { return };
         match answer {
-            Answer::Stored { take, outcome } => {
+            Answer::Stored { take, outcome, brought } => {
                 let (ok, failed) = (outcome.is_ok(), matches!(outcome, Err(StorageError::Failed(_))));
                 self.note(|| format!("take {take} is answered: {outcome:?}"));
                 self.answered = take;
-                self.sick = !ok;
+                self.sick = outcome.as_ref().map_or(true, |committed| committed.tight.is_some());
                 if !failed {
-                    // With a batch that is refused, all that waits behind it is.
-                    self.ended(if ok { take } else { u64::MAX }, ok);
+                    // With a batch that is refused, all that waits behind it is; without what it brought, the rest is tried
+                    // again.
+                    self.ended(if ok { take } else { u64::MAX }, ok, brought);
                 }
                 self.step(Event::Stored(outcome), false);
                 self.read_all_control();
@@ -162,7 +163,7 @@ impl World {
     }
 
     /// The core is about to hear what became of a batch.
-    fn ended(&mut self, take: u64, ok: bool) {
+    fn ended(&mut self, take: u64, ok: bool, brought: bool) {
         let mut gone = Vec::new();
         for (name, kept) in &mut self.kept {
             let new = !kept.stored && kept.wishes.iter().all(|(at, _)| *at < take);
@@ -171,7 +172,7 @@ impl World {
                 gone.push(*name);
                 continue;
             }
-            if forgotten {
+            if forgotten && !brought {
                 kept.forgetting = None;
             }
             let mut lost = 0;
@@ -231,6 +232,8 @@ impl World {
 
     /// Something happens to the disk, or it is mended.
     pub(super) fn trouble(&mut self) {
+        // As pages, of which the store has some dozens.
+        self.disk.store.set_reserve([0, 2, 1000][self.random.usize(0..3)]);
         let trouble = match self.random.u8(0..12) {
             0..3 => Trouble::Full,
             3..5 => Trouble::ReadOnly,

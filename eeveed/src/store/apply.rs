@@ -1,4 +1,6 @@
 //! One batch, write for write. Who calls holds the transaction; [`State`] is a copy that counts only when it was committed.
+//! With a [`Pause`], that is called whenever a good many rows were changed, and no statement is open: it may commit what
+//! there is and begin another transaction.
 //!
 //! A message whose row is not what was written never becomes a dead letter or a waiting one again: it is deleted, and
 //! counted as a dead letter that was removed at once, because the core counts every death as one dead letter more.
@@ -21,28 +23,57 @@ use crate::core::storage::{
 
 type Result<T> = std::result::Result<T, Failure>;
 
-pub(super) fn apply(connection: &Connection, next: &mut State, batch: &Batch) -> Result<Committed> {
+/// Commits a part of a batch.
+pub(super) type Pause<'a> = &'a mut dyn FnMut(&Connection, &State) -> Result<()>;
+
+/// Rows that are changed until a pause.
+const PAUSE_ROWS: u64 = 100;
+
+/// Rows that are deleted in one go.
+const DELETE_ROWS: u64 = 100;
+
+pub(super) fn apply(
+    connection: &Connection,
+    next: &mut State,
+    batch: &Batch,
+    pause: Option<Pause<'_>>,
+) -> Result<Committed> {
     next.batch = batch.number;
     next.time_ms = next.time_ms.max(batch.time_ms);
     next.wall = batch.wall;
-    let mut work =
-        Work { connection, next, wall: batch.wall, committed: Committed::default(), dead_removed: BTreeMap::new() };
+    let (committed, dead_removed) = (Committed::default(), BTreeMap::new());
+    let mut work = Work { connection, next, wall: batch.wall, committed, dead_removed, rows: 0, pause };
     for write in &batch.writes {
         work.write(write)?;
+        work.changed(1)?;
     }
     work.committed.dead_removed = work.dead_removed.into_iter().collect();
     Ok(work.committed)
 }
 
-struct Work<'a> {
+struct Work<'a, 'p> {
     connection: &'a Connection,
     next: &'a mut State,
     wall: u64,
     committed: Committed,
     dead_removed: BTreeMap<DurableKey, u64>,
+    rows: u64,
+    pause: Option<Pause<'p>>,
 }
 
-impl Work<'_> {
+impl Work<'_, '_> {
+    /// So many rows were changed, and no statement is open.
+    fn changed(&mut self, rows: u64) -> Result<()> {
+        self.rows += rows;
+        match &mut self.pause {
+            Some(pause) if self.rows >= PAUSE_ROWS => {
+                self.rows = 0;
+                pause(self.connection, self.next)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn write(&mut self, write: &Write) -> Result<()> {
         match write {
             Write::Subscription(row) => self.subscription(row),
@@ -138,23 +169,32 @@ impl Work<'_> {
     /// All rows of a subscription go; says how many there were.
     fn delete_of(&mut self, table: &Table, durable: DurableKey) -> Result<u64> {
         let name = table.name;
-        let mut select = self
-            .connection
-            .prepare_cached(&format!("SELECT entry, crc, {SIZE} FROM {name} INDEXED BY {name}_of WHERE durable = ?"))?;
-        let mut rows = select.query((durable,))?;
-        let (mut count, mut bytes) = (0, 0);
-        while let Some(row) = rows.next()? {
-            self.next.digest = self.next.digest.wrapping_sub(element(table, row.get(0)?, row.get(1)?));
-            count += 1;
-            bytes += unsigned(row.get(2)?);
+        let mut all = 0;
+        loop {
+            let mut select = self.connection.prepare_cached(&format!(
+                "SELECT entry, crc, {SIZE} FROM {name} INDEXED BY {name}_of WHERE durable = ? LIMIT {DELETE_ROWS}"
+            ))?;
+            let mut rows = select.query((durable,))?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                found.push((row.get::<_, i64>(0)?, row.get(1)?, unsigned(row.get(2)?)));
+            }
+            drop(rows);
+            let mut delete = self.connection.prepare_cached(&format!("DELETE FROM {name} WHERE entry = ?"))?;
+            for (entry, crc, bytes) in &found {
+                delete.execute((entry,))?;
+                self.next.digest = self.next.digest.wrapping_sub(element(table, *entry, *crc));
+                if table.number == DEAD.number {
+                    self.next.dead = self.next.dead.saturating_sub(1);
+                    self.next.dead_bytes = self.next.dead_bytes.saturating_sub(*bytes);
+                }
+            }
+            all += found.len() as u64;
+            if (found.len() as u64) < DELETE_ROWS {
+                return Ok(all);
+            }
+            self.changed(DELETE_ROWS)?;
         }
-        drop(rows);
-        self.connection.prepare_cached(&format!("DELETE FROM {name} WHERE durable = ?"))?.execute((durable,))?;
-        if table.number == DEAD.number {
-            self.next.dead = self.next.dead.saturating_sub(count);
-            self.next.dead_bytes = self.next.dead_bytes.saturating_sub(bytes);
-        }
-        Ok(count)
     }
 
     fn delivered(&mut self, durable: DurableKey, entry: EntryNumber) -> Result<()> {
@@ -247,6 +287,7 @@ impl Work<'_> {
         for entry in entries {
             let died = self.die(entry, death)?;
             self.committed.died.extend(died);
+            self.changed(1)?;
         }
         Ok(())
     }
@@ -372,6 +413,7 @@ impl Work<'_> {
                     break;
                 }
                 self.drop_dead(dead)?;
+                self.changed(1)?;
             }
         }
         Ok(())

@@ -7,7 +7,8 @@
 //! What is promised: [`commit`](Store::commit) returns when the whole batch is synced, or says that nothing of it is
 //! there (`Unavailable`), or that nobody knows (`Failed`: then this store does nothing any more, because a sync that
 //! failed cannot be repeated). Every row that is read is checked against its checksum first: a message comes back as it
-//! was given, or as damaged, never another. The mark is to follow a commit within 10 ms, which the worker sees to.
+//! was given, or as damaged, never another. The mark is to follow a commit within 10 ms, which the worker sees to. On a
+//! full disk, what brings something is refused, and all else goes on (see [`reserve`]).
 
 mod apply;
 mod error;
@@ -16,6 +17,7 @@ mod marker;
 mod open;
 mod place;
 mod read;
+mod reserve;
 mod row;
 mod salvage;
 mod schema;
@@ -32,6 +34,7 @@ use rusqlite::Connection;
 use self::error::{Failure, Meaning, failed, meaning};
 use self::mark::{Mark, Marks};
 use self::place::Place;
+use self::reserve::Reserve;
 use crate::core::storage::{Batch, Committed, DurableKey, EntryNumber, StorageError};
 
 pub(crate) use self::error::OpenError;
@@ -63,6 +66,9 @@ pub(crate) struct Store {
     created: bool,
     /// The file that is open.
     identity: Option<(u64, u64)>,
+    reserve: Reserve,
+    /// Why nothing new is taken, while it is so.
+    tight: Option<String>,
     options: Options,
 }
 
@@ -135,6 +141,8 @@ impl Store {
             failed: None,
             created: false,
             identity: None,
+            reserve: Reserve::default(),
+            tight: None,
             options,
         }
     }
@@ -146,6 +154,12 @@ impl Store {
         if let Some(connection) = &self.connection {
             limit_pages(connection, self.options).expect("max_page_count");
         }
+    }
+
+    /// How many pages the reserve gives, in memory.
+    #[cfg(test)]
+    pub(crate) fn set_reserve(&mut self, pages: u32) {
+        self.reserve.pages = pages;
     }
 
     /// The number of the last batch that was committed.
@@ -168,19 +182,101 @@ impl Store {
             return Err(self.fail(format!("batch {} was given after batch {}", batch.number, self.given)));
         }
         self.given = batch.number;
-        self.connect()?;
-        let mut next = self.state.clone();
-        let done = match &self.connection {
-            Some(connection) => transaction(connection, |connection| {
-                let committed = apply::apply(connection, &mut next, batch)?;
-                row::write_meta(connection, &next, self.options.steps.len())?;
-                Ok(committed)
-            }),
-            None => Err(Failure::Senseless("no connection".into())),
+        let grows = batch.grows(|durable| self.state.durables.contains(&durable));
+        self.reach(grows)?;
+        self.check_room(batch, grows)?;
+        let in_pieces = self.tight.is_some();
+        let done = self.write(batch, in_pieces);
+        let mut committed = match done {
+            Ok(committed) => committed,
+            Err(failure) => {
+                let full = self.is_full(&failure);
+                let error = self.judge(failure);
+                if !full || matches!(error, StorageError::Failed(_)) {
+                    return Err(error);
+                }
+                self.run_out(grows);
+                if grows {
+                    return Err(self.tight.clone().map_or(error, StorageError::Unavailable));
+                }
+                self.connect()?;
+                self.checkpoint_now("PASSIVE")?;
+                let done = self.write(batch, true);
+                done.map_err(|failure| self.judge(failure))?
+            }
         };
-        let committed = done.map_err(|failure| self.judge(failure))?;
-        self.state = next;
+        committed.tight.clone_from(&self.tight);
         Ok(committed)
+    }
+
+    /// Opens what is closed; if there is no room even for that, with the reserve.
+    fn reach(&mut self, grows: bool) -> Result<(), StorageError> {
+        let error = match self.connect() {
+            Err(StorageError::Unavailable(text)) if !grows && self.created && self.has_no_room() => text,
+            done => return done,
+        };
+        tracing::debug!("{error}");
+        self.run_out(grows);
+        self.connect()
+    }
+
+    /// One transaction, or, where the room is small, several, of which only the last says that the batch is there: with a
+    /// part of it on disk, nothing is wrong but that the rest is missing.
+    fn write(&mut self, batch: &Batch, in_pieces: bool) -> Result<Committed, Failure> {
+        let Some(connection) = &self.connection else { return Err(Failure::Senseless("no connection".into())) };
+        let (mut next, last, schema) = (self.state.clone(), self.state.batch, self.options.steps.len());
+        let mut parts = 0_u32;
+        let mut pause = |connection: &Connection, next: &State| {
+            let part = State { batch: last, ..next.clone() };
+            row::write_meta(connection, &part, schema)?;
+            connection.prepare_cached("COMMIT")?.execute(())?;
+            parts += 1;
+            // So that the log is written from its beginning again.
+            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(())).or_else(|error| {
+                let passes = matches!(meaning(&error), Meaning::Full | Meaning::Busy);
+                if passes { Ok(()) } else { Err(error) }
+            })?;
+            connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
+            Ok(())
+        };
+        let done = transaction(connection, |connection| {
+            let committed = if in_pieces {
+                apply::apply(connection, &mut next, batch, Some(&mut pause))?
+            } else {
+                apply::apply(connection, &mut next, batch, None)?
+            };
+            row::write_meta(connection, &next, schema)?;
+            Ok(committed)
+        });
+        match done {
+            Ok(committed) => {
+                self.state = next;
+                Ok(committed)
+            }
+            Err(failure) if parts > 0 => {
+                Err(Failure::Senseless(format!("only a part of a batch could be written: {failure:?}")))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Whether an error is that there is no room.
+    fn is_full(&self, failure: &Failure) -> bool {
+        let Failure::Sqlite(error) = failure else { return false };
+        match meaning(error) {
+            Meaning::Full => true,
+            // The shared memory, or a quota.
+            Meaning::Unwritten | Meaning::Unreachable => self.has_no_room(),
+            _ => false,
+        }
+    }
+
+    fn has_no_room(&self) -> bool {
+        match &self.home {
+            Home::Disk(place) => place.probe().is_err_and(|(error, _)| reserve::is_full(&error)),
+            #[cfg(test)]
+            Home::Memory => false,
+        }
     }
 
     /// Carries the write-ahead log over into the database if it has grown. `idle`: when nobody waits.
@@ -189,7 +285,11 @@ impl Store {
     /// `Failed` when a sync failed. Too little room is no error: the log keeps what it has.
     pub(crate) fn checkpoint(&mut self, idle: bool) -> Result<(), StorageError> {
         self.usable()?;
-        let pages = if idle { CHECKPOINT_PAGES_IDLE } else { CHECKPOINT_PAGES };
+        let pages = match (&self.tight, idle) {
+            (Some(_), _) => 1,
+            (None, true) => CHECKPOINT_PAGES_IDLE,
+            (None, false) => CHECKPOINT_PAGES,
+        };
         if self.connection.is_some() && schema::wal_pages() >= pages { self.checkpoint_now("PASSIVE") } else { Ok(()) }
     }
 
@@ -218,7 +318,8 @@ impl Store {
     /// As [`flush_mark`](Self::flush_mark). Nothing that was committed is lost by it.
     pub(crate) fn close(mut self) -> Result<u64, StorageError> {
         self.flush_mark(true)?;
-        self.checkpoint_now("TRUNCATE")?;
+        // (What the log has of a full disk, nobody else is to take.)
+        self.checkpoint_now(if self.tight.is_some() { "PASSIVE" } else { "TRUNCATE" })?;
         Ok(self.state.batch)
     }
 

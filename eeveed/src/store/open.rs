@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use super::error::{Failure, Meaning, OpenError, meaning};
 use super::mark::{FoundMark, Mark, Marks};
 use super::place::Place;
+use super::reserve::Reserve;
 use super::row::{Meta, write_meta};
 use super::verify::{Trouble, migrate, recover, verify};
 use super::{Home, Options, State, Store, limit_pages, salvage, schema, transaction};
@@ -44,6 +45,7 @@ impl Store {
         }
         let place = Place::new(dir)?;
         let found = FoundMark::read(place.dir())?;
+        Reserve::give_up_for_start(&place);
         let mut problems = Vec::new();
         if let Some(aside) = place.finish_repair(wall)? {
             problems.push(format!(

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 
 use super::error::OpenError;
 use super::mark::FILES;
+use super::reserve;
 use crate::file;
 
 pub(super) const DATABASE: &str = "durable.db";
@@ -52,7 +53,7 @@ impl Place {
             });
         }
         let place = Self { dir };
-        let names = [DATABASE, WAL, SHM, NEW, REPAIRED];
+        let names = [DATABASE, WAL, SHM, NEW, REPAIRED, reserve::FILE];
         for path in names.into_iter().chain(FILES).map(|name| place.dir.join(name)) {
             match fs::symlink_metadata(&path) {
                 Ok(metadata) if !metadata.is_file() => {

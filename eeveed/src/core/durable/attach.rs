@@ -96,9 +96,6 @@ impl Core {
             }
             Some(other) => other,
         };
-        if let Some(refusal) = self.journal.refusal(now.mono) {
-            return Err(refusal);
-        }
         let filters = parse_filters(&asked.filters, self.limits.filter_clauses, self.limits.filter_bytes)?;
         let Some(session) = self.sessions.get(&key) else { return Ok(()) };
         let (owner, may_receive) = (session.source.clone(), session.may_receive.clone());
@@ -115,9 +112,11 @@ impl Core {
             Some(slot) => {
                 self.check_free(slot, name)?;
                 self.check_unindexed(key, &filters, self.subscriptions[slot as usize].unindexed)?;
+                self.check_writable(slot, &spec)?;
                 slot
             }
             None => {
+                self.journal.refusal().map_or(Ok(()), Err)?;
                 self.check_count(&owner)?;
                 self.check_unindexed(key, &filters, 0)?;
                 let bytes = DURABLE_BYTES + 2 * filters.iter().map(Filter::memory_bytes).sum::<usize>();
@@ -151,6 +150,17 @@ impl Core {
                 Err(refusal(Code::AlreadyConnected, text))
             }
             None => Ok(()),
+        }
+    }
+
+    /// Whether the disk can be told what was asked for, if that has to be.
+    fn check_writable(&self, slot: Slot, spec: &Spec) -> Result<(), Refusal> {
+        let durable = self.subscriptions[slot as usize].durable.as_deref();
+        match self.journal.refusal() {
+            Some(refusal) if !self.journal.replaces() && durable.is_none_or(|durable| durable.is_news(spec)) => {
+                Err(refusal)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -193,7 +203,7 @@ impl Core {
         subscription.account.add(subscription.own_memory);
         subscription.attach(key, number, filters, &asked);
         let Some(durable) = subscription.durable.as_deref_mut() else { return };
-        let changed = !durable.stored || durable.unwritten || durable.writing > 0 || durable.spec != spec;
+        let changed = durable.is_news(&spec);
         durable.writing += u32::from(changed);
         durable.spec = spec;
         durable.bounds = bounds;
@@ -546,6 +556,13 @@ impl Core {
         }
         durable.alarm = Some(at);
         self.alarms.insert((at, slot));
+    }
+}
+
+impl Durable {
+    /// Whether this has to be written before it is in force.
+    fn is_news(&self, spec: &Spec) -> bool {
+        !self.stored || self.unwritten || self.writing > 0 || self.spec != *spec
     }
 }
 

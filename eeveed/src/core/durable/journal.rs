@@ -18,7 +18,8 @@ use crate::core::index::Slot;
 use crate::core::session::{SessionKey, refusal};
 use crate::core::share::Account;
 use crate::core::storage::{
-    Batch, Committed, Death, DurableKey, EntryNumber, Loaded, Page, Record, Recovered, StorageError, Write,
+    Batch, Committed, Death, DurableKey, EntryNumber, Loaded, Page, Record, Recovered, StorageError, SubscriptionRow,
+    Write,
 };
 use crate::core::{Action, Core, Now};
 
@@ -103,7 +104,7 @@ struct Work {
 impl Work {
     /// Takes what would have been the next batch; of its writes, what is to be written later.
     fn absorb(&mut self, next: Self) {
-        self.writes.extend(next.writes.into_iter().filter(is_kept));
+        self.writes.extend(next.writes.into_iter().filter(may_come_again));
         self.pending.extend(next.pending);
         self.opening.extend(next.opening);
         self.verbs.extend(next.verbs);
@@ -124,6 +125,8 @@ impl Work {
 pub(super) enum State {
     #[default]
     Well,
+    /// It has room only for what deletes and replaces; whether it has more, is looked at this time.
+    Tight(Duration, String),
     /// It does not take anything; it is tried again at this time.
     Unavailable(Duration, String),
     /// It must not be trusted before a new start.
@@ -258,14 +261,18 @@ impl Journal {
         self.next.writes.len() < WRITES_KEPT_MAX && !matches!(self.state, State::Failed(_))
     }
 
-    /// Why a durable publish cannot be taken now.
-    pub(super) fn refusal(&self, now: Duration) -> Option<Refusal> {
+    /// Why nothing new can be taken now.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
         let why = match &self.state {
             State::Well => return None,
-            State::Unavailable(until, _) if *until <= now => return None,
-            State::Unavailable(_, why) | State::Failed(why) => why,
+            State::Tight(_, why) | State::Unavailable(_, why) | State::Failed(why) => why,
         };
         Some(refusal(Code::Storage, format!("a durable subscription wants it, and the disk does not take it: {why}")))
+    }
+
+    /// Whether the disk takes what replaces something.
+    pub(super) const fn replaces(&self) -> bool {
+        matches!(self.state, State::Well | State::Tight(..))
     }
 
     /// The publish that waits for the disk with these numbers.
@@ -282,10 +289,10 @@ impl Journal {
         !(none && work.pending.is_empty())
     }
 
-    /// When a batch that the disk did not take is tried again.
+    /// When it is looked whether the disk takes again what it did not.
     pub(in crate::core) fn deadline(&self) -> Option<Duration> {
         match &self.state {
-            State::Unavailable(until, _) if self.has_work() && self.open.is_none() => Some(*until),
+            State::Tight(at, _) | State::Unavailable(at, _) if self.open.is_none() => Some(*at),
             _ => None,
         }
     }
@@ -297,7 +304,7 @@ fn millis(time: Duration) -> u64 {
 
 /// Whether anything still waits for the disk; a stop waits for it.
 pub(crate) fn is_committing(journal: &Journal) -> bool {
-    journal.open.is_some() || journal.has_work() && journal.state == State::Well
+    journal.open.is_some() || journal.has_work() && matches!(journal.state, State::Well | State::Tight(..))
 }
 
 /// A publish on its way to the disk.
@@ -351,8 +358,8 @@ impl Core {
     }
 
     /// Checks everything that could keep a message from its durable subscriptions, before anything is done about it.
-    pub(in crate::core) fn check_durable(&self, now: Now, to: &[Slot], bytes: u64) -> Result<(), Refusal> {
-        if let Some(refusal) = self.journal.refusal(now.mono) {
+    pub(in crate::core) fn check_durable(&self, to: &[Slot], bytes: u64) -> Result<(), Refusal> {
+        if let Some(refusal) = self.journal.refusal() {
             return Err(refusal);
         }
         let cost = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(to.len() * ENTRY_BYTES);
@@ -411,12 +418,14 @@ impl Core {
     /// The next batch for the store, if there is one and the store has none.
     pub(crate) fn take_batch(&mut self, now: Now) -> Option<Batch> {
         let journal = &mut self.journal;
-        let rests = match &journal.state {
-            State::Well => false,
-            State::Unavailable(until, _) => *until > now.mono,
-            State::Failed(_) => true,
+        // A batch with nothing in it asks whether all is well again.
+        let wanted = match &journal.state {
+            State::Well => journal.has_work(),
+            State::Tight(at, _) => *at <= now.mono || journal.has_work(),
+            State::Unavailable(at, _) => *at <= now.mono,
+            State::Failed(_) => false,
         };
-        if rests || journal.open.is_some() || !journal.has_work() {
+        if !wanted || journal.open.is_some() {
             return None;
         }
         let mut work = std::mem::take(&mut journal.next);
@@ -430,8 +439,8 @@ impl Core {
         journal.number += 1;
         journal.exists = true;
         let batch = Batch { number: journal.number, time_ms: journal.time(now.mono), wall: now.wall, writes };
-        // What has to be written again if this comes to nothing; the messages themselves are not: they are refused.
-        work.writes = batch.writes.iter().filter(|write| is_kept(write)).cloned().collect();
+        // What may be written again if this comes to nothing; the messages themselves are not: they are refused.
+        work.writes = batch.writes.iter().filter(|write| may_come_again(write)).cloned().collect();
         journal.open = Some(work);
         Some(batch)
     }
@@ -441,15 +450,31 @@ impl Core {
         let Some(work) = self.journal.open.take() else { return };
         match outcome {
             Ok(committed) => {
-                if self.journal.state != State::Well {
-                    self.journal.state = State::Well;
-                    self.log_store(tracing::Level::INFO, "the disk takes durable messages again".into());
-                }
+                self.set_state(match &committed.tight {
+                    None => State::Well,
+                    Some(why) => State::Tight(now.mono + UNAVAILABLE_TIME, why.clone()),
+                });
                 self.journal.committed = self.journal.number;
                 self.batch_committed(now, work, committed);
             }
             Err(error) => self.batch_refused(now, work, error),
         }
+    }
+
+    /// One line a change: while the disk is full, it is told once.
+    fn set_state(&mut self, state: State) {
+        let was_well = self.journal.state == State::Well;
+        match &state {
+            State::Well if !was_well => {
+                self.log_store(tracing::Level::INFO, "the disk takes durable messages again".into());
+            }
+            State::Tight(_, why) | State::Unavailable(_, why) | State::Failed(why) if was_well => {
+                let text = format!("durable messages are refused, live ones go on: {why}");
+                self.log_store(tracing::Level::ERROR, text);
+            }
+            _ => {}
+        }
+        self.journal.state = state;
     }
 
     fn batch_committed(&mut self, now: Now, work: Work, committed: Committed) {
@@ -570,20 +595,21 @@ impl Core {
         self.give_back(now, credit);
     }
 
-    /// Nothing of a batch is on disk. Messages are refused, and what has to be written is written later.
+    /// Nothing of a batch is on disk. What it brought is refused; if that was all that stood in the way, the rest is written
+    /// at once, and else later, as far as nobody waits for it.
     fn batch_refused(&mut self, now: Now, mut work: Work, error: StorageError) {
+        let brought = self.brings(&work);
+        let at = now.mono + UNAVAILABLE_TIME;
         let (state, why) = match error {
-            StorageError::Unavailable(why) => (State::Unavailable(now.mono + UNAVAILABLE_TIME, why.clone()), why),
+            StorageError::Unavailable(why) if brought => (State::Tight(at, why.clone()), why),
+            StorageError::Unavailable(why) => (State::Unavailable(at, why.clone()), why),
             StorageError::Failed(why) => {
                 self.actions.push(Action::StoreFailed(why.clone()));
                 (State::Failed(why.clone()), why)
             }
         };
-        if self.journal.state == State::Well {
-            let text = format!("durable messages are refused, live ones go on: {why}");
-            self.log_store(tracing::Level::ERROR, text);
-        }
-        self.journal.state = state;
+        self.set_state(state);
+        let again = matches!(self.journal.state, State::Tight(..));
         // What waits behind it fares no better: nobody shall wait for a disk that may be full for days, nor for an answer
         // that is lost when the bus is restarted meanwhile.
         work.absorb(std::mem::take(&mut self.journal.next));
@@ -594,12 +620,25 @@ impl Core {
             self.pending_refused(now, pending, &why);
         }
         for slot in work.opening {
-            self.not_opened(slot, &why);
+            if again && self.is_stored(slot) {
+                self.journal.await_opening(slot);
+            } else {
+                self.not_opened(slot, &why);
+            }
         }
         for slot in work.forgets {
-            self.forgotten(slot, false);
+            // (One that was new in the same batch is none any more.)
+            if again && self.is_stored(slot) {
+                self.journal.await_forget(slot);
+            } else {
+                self.forgotten(slot, false);
+            }
         }
         for wait in work.verbs {
+            if again {
+                self.journal.await_verb(wait);
+                continue;
+            }
             let text = format!("the disk did not take it: {why}");
             self.answer(wait.session, wait.number, Err(refusal(Code::Storage, text)));
         }
@@ -626,13 +665,25 @@ impl Core {
             match write {
                 Write::Publisher(row) => journal.repeats.mark_dirty(&row.source, row.epoch),
                 // What is in force is to be on disk; but one that never came there is none.
-                Write::Subscription(row) if !journal.by_key.contains_key(&row.durable) => {}
+                Write::Subscription(SubscriptionRow { durable, .. }) | Write::Forget { durable }
+                    if !journal.by_key.contains_key(&durable) => {}
                 // A message that was evicted as soon as it came is not there to be evicted.
                 Write::Die { entry, .. } if refused.contains(&entry) => {}
-                write => kept.push(write),
+                write if again || is_kept(&write) => kept.push(write),
+                _ => {}
             }
         }
         kept.into_iter().for_each(|write| journal.write(write));
+    }
+
+    /// Whether there is something in it that was not on disk before.
+    fn brings(&self, work: &Work) -> bool {
+        !work.pending.is_empty() || work.opening.iter().any(|slot| !self.is_stored(*slot))
+    }
+
+    fn is_stored(&self, slot: Slot) -> bool {
+        let subscription = self.subscriptions.get(slot as usize);
+        subscription.and_then(|found| found.durable.as_deref()).is_some_and(Durable::is_stored)
     }
 
     fn pending_refused(&mut self, now: Now, pending: Pending, why: &str) {
@@ -805,7 +856,7 @@ impl Core {
     }
 }
 
-/// Whether a write that was not committed is to be written by a later batch.
+/// Whether a write that was not committed is to be written by a later batch, whoever waits for it.
 const fn is_kept(write: &Write) -> bool {
     matches!(
         write,
@@ -817,6 +868,11 @@ const fn is_kept(write: &Write) -> bool {
             | Write::Subscription(_)
             | Write::ForgetPublisher { .. }
     )
+}
+
+/// The same for the very next batch, to which all is given that was not in the way.
+const fn may_come_again(write: &Write) -> bool {
+    is_kept(write) || matches!(write, Write::Forget { .. } | Write::Retry { .. } | Write::DropDead { .. })
 }
 
 #[cfg(test)]

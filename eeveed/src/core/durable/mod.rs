@@ -165,6 +165,11 @@ impl Durable {
         held.entry <= self.marked && held.ready <= self.committed
     }
 
+    /// Whether it is on disk.
+    const fn is_stored(&self) -> bool {
+        self.stored
+    }
+
     fn has_place(&self, in_flight_max: usize) -> bool {
         self.in_flight.len() + self.returned.len() < in_flight_max
     }

@@ -107,10 +107,6 @@ impl Core {
 
     /// Dead letters that the shell found wait again, or are deleted.
     pub(in crate::core) fn change_dead(&mut self, now: Now, verb: VerbKey, entries: Vec<EntryNumber>, retry: bool) {
-        if let Some(refusal) = self.journal.refusal(now.mono) {
-            self.answer(verb.0, verb.1, Err(refusal));
-            return;
-        }
         let since_ms = self.journal.time(now.mono);
         let answer = if retry { json!({ "retried": entries.len() }) } else { json!({ "dropped": entries.len() }) };
         for dead in entries {
@@ -133,7 +129,7 @@ impl Core {
         let (state, text) = match &self.journal.state {
             State::Well if self.journal.exists => ("ok", ""),
             State::Well => ("none", ""),
-            State::Unavailable(_, why) => ("unavailable", why.as_str()),
+            State::Tight(_, why) | State::Unavailable(_, why) => ("unavailable", why.as_str()),
             State::Failed(why) => ("failed", why.as_str()),
         };
         let all =

@@ -230,6 +230,7 @@ fn a_full_disk_is_told_to_publishers_and_heals() {
     assert!(matches!(all.publish(1, &[("type", "log.line")]), Content::Published(Published { live: 1, .. })));
     all.full = false;
     all.bus.pass(Duration::from_secs(2));
+    all.settle();
     let Content::Published(Published { id, durable: 1, .. }) = all.publish(1, CHAT) else { panic!() };
     assert_eq!(all.seen(2), [format!("{id}.1")]);
     assert_eq!(all.queue()["messages"], 1);
@@ -352,6 +353,7 @@ fn a_retry_is_recognised_also_after_a_crash() {
     assert_eq!(code(&all.publish_numbered(1, 7, 11, CHAT).content), Code::Storage);
     all.full = false;
     all.bus.pass(Duration::from_secs(2));
+    all.settle();
     assert_eq!(all.publish_numbered(1, 7, 12, CHAT).flags, 0);
     assert_eq!(all.publish_numbered(1, 7, 11, CHAT).flags, 0);
     assert_eq!(all.publish_numbered(1, 7, 11, CHAT).flags, REPEATED);
