@@ -25,7 +25,7 @@ use crate::handshake::Kernel;
 use crate::identity::Key;
 use crate::ids::IdBlocks;
 use crate::listener::Knocks;
-use crate::outlet::Outlet;
+use crate::outlet::{Left, Outlet};
 use crate::people::People;
 use crate::{control, failure};
 
@@ -177,10 +177,11 @@ impl Hub {
     }
 
     /// Writes what the core has for a session.
-    pub(crate) fn flush(self: &Rc<Self>, key: SessionKey, outlet: &Outlet) {
+    pub(crate) fn flush(self: &Rc<Self>, key: SessionKey, outlet: &Outlet) -> Left {
         let (now, mut actions) = (now(), self.actions.take());
-        outlet.flush(&self.core, now, key, &mut actions);
+        let left = outlet.flush(&self.core, now, key, &mut actions);
         self.follow(now, actions);
+        left
     }
 
     /// Carries out what the core asked for.
@@ -207,8 +208,9 @@ impl Hub {
         if let Some(outlet) = self.outlets.borrow().get(&session)
             // The task of a closing session writes what is left.
             && !outlet.closing.get()
+            && (outlet.flush(&self.core, now, session, actions) != Left::Nothing || outlet.ended.get())
         {
-            outlet.flush(&self.core, now, session, actions);
+            outlet.notify.notify_one();
         }
     }
 

@@ -15,8 +15,18 @@ use crate::core::{Action, Core, Now, SessionKey};
 /// How much is taken from the core to be written at once.
 const OUTPUT_BYTES: usize = 256 << 10;
 
-/// How often somebody else's task takes more for this socket before it leaves the rest to the session's own.
+/// How often more is taken for one socket before others have their turn.
 const TURNS: usize = 2;
+
+/// What [`Outlet::flush`] left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    Nothing,
+    /// The socket might take more; others want their turn.
+    More,
+    /// The socket takes nothing now, or nothing any more.
+    Blocked,
+}
 
 #[derive(Debug)]
 pub(crate) struct Outlet {
@@ -24,6 +34,8 @@ pub(crate) struct Outlet {
     /// Wakes the session's task: there is output that the socket did not take, or the state below changed.
     pub(crate) notify: Notify,
     pub(crate) closing: Cell<bool>,
+    /// The peer sends nothing more (a half close): its task ends when all is answered.
+    pub(crate) ended: Cell<bool>,
     /// Writing failed: the peer is gone.
     pub(crate) broken: Cell<bool>,
     output: RefCell<Output>,
@@ -42,6 +54,7 @@ impl Outlet {
             stream,
             notify: Notify::new(),
             closing: Cell::new(false),
+            ended: Cell::new(false),
             broken: Cell::new(false),
             output: RefCell::new(Output { bytes: output, written: 0 }),
         }
@@ -67,8 +80,8 @@ impl Outlet {
     }
 
     /// Writes what the core has for this session, as far as the socket takes it.
-    pub(crate) fn flush(&self, core: &RefCell<Core>, now: Now, key: SessionKey, actions: &mut Vec<Action>) {
-        let Ok(mut output) = self.output.try_borrow_mut() else { return };
+    pub(crate) fn flush(&self, core: &RefCell<Core>, now: Now, key: SessionKey, actions: &mut Vec<Action>) -> Left {
+        let mut output = self.output.borrow_mut();
         let Output { bytes, written } = &mut *output;
         for _ in 0..TURNS {
             if *written == bytes.len() {
@@ -80,14 +93,14 @@ impl Outlet {
                 if bytes.is_empty() {
                     // An idle session holds no buffer.
                     core.recycle(std::mem::take(bytes));
-                    return;
+                    return Left::Nothing;
                 }
             }
             match self.write(&bytes[*written..]) {
                 Ok(count) => *written += count,
                 Err(_) => {
                     self.broken.set(true);
-                    break;
+                    return Left::Blocked;
                 }
             }
             if *written < bytes.len() {
@@ -97,10 +110,10 @@ impl Outlet {
                     core.borrow_mut().recycle(std::mem::replace(bytes, rest));
                     *written = 0;
                 }
-                break;
+                return Left::Blocked;
             }
         }
-        self.notify.notify_one();
+        Left::More
     }
 
     /// Writes what the socket takes; 0 when it takes nothing now.

@@ -16,7 +16,7 @@ use crate::handover::Kept;
 use crate::handshake::{self, Kernel, Outcome};
 use crate::hub::Hub;
 use crate::listener::Waiting;
-use crate::outlet::Outlet;
+use crate::outlet::{Left, Outlet};
 
 /// How much is read at once. Several sessions have their turns between two such chunks.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -198,7 +198,6 @@ impl Connection {
     /// Serves the session. True if the next run goes on with it; false when it is over.
     async fn run(&mut self, hub: &Rc<Hub>, key: SessionKey) -> bool {
         let outlet = self.outlet.clone();
-        let mut ended = false;
         // Frames may have come together with Hello, or wait since the last run.
         self.held = !self.input.is_empty();
         loop {
@@ -206,8 +205,9 @@ impl Connection {
             if hub.handover.is_collecting() && !closing {
                 return true;
             }
-            if !closing {
-                hub.flush(key, &outlet);
+            if !closing && hub.flush(key, &outlet) == Left::More {
+                tokio::task::yield_now().await;
+                continue;
             }
             if outlet.broken.get() {
                 return false;
@@ -221,6 +221,7 @@ impl Connection {
                 return false;
             }
             // Everything that came before a half close is answered, also what is still being carried out.
+            let ended = outlet.ended.get();
             if ended && !has_output && !self.held && !hub.with_core(|core| core.is_at_work(key)) {
                 return false;
             }
@@ -257,7 +258,7 @@ impl Connection {
                         Read::Full => tokio::task::yield_now().await,
                         Read::All => {}
                         // Everything that came was handled; what is answered is still written (a half close).
-                        Read::End => ended = true,
+                        Read::End => outlet.ended.set(true),
                         Read::Failed => return false,
                     }
                 }
