@@ -67,15 +67,19 @@ pub(crate) fn svg(results: &Results, workloads: &[Workload]) -> Option<String> {
         power += 1.0;
     }
     let mut legend = String::new();
+    let mut left = 10.0;
     for (at, (peer, _)) in results.peers.iter().enumerate() {
-        #[expect(clippy::cast_precision_loss, reason = "some peers")]
-        let left = 10.0 + at as f64 * 100.0;
+        // One that is only started has no bar.
+        if !groups.iter().any(|(_, bars)| bars.iter().any(|(of, _)| *of == at)) {
+            continue;
+        }
         let colour = COLOURS[at % COLOURS.len()];
         let _ = writeln!(
             legend,
             r#"<rect x="{left:.0}" y="10" width="10" height="10" fill="{colour}"/><text x="{:.0}" y="19">{peer}</text>"#,
             left + 14.0
         );
+        left += 96.0;
     }
     let width = LEFT + WIDTH + 50.0;
     Some(format!(

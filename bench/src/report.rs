@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::goal::verdicts;
 use crate::plot;
 use crate::results::Results;
-use crate::workload::{BROKER, BROKER_USER, CLIENTS, P50, P99, P999, RATE, UNDER_WAY_BYTES, Workload};
+use crate::workload::{BROKER, BROKER_USER, CLIENTS, OFFERED, P50, P99, P999, RATE, UNDER_WAY_BYTES, Workload};
 
 /// Writes DATE.md, DATE.json and DATE.svg.
 pub(crate) fn write(results: &Results, workloads: &[Workload], directory: &Path) -> Result<()> {
@@ -61,6 +61,7 @@ fn head(results: &Results, out: &mut String) {
 /// A table for each figure that was measured.
 fn section(results: &Results, workloads: &[Workload], out: &mut String) {
     table(results, workloads, "Deliveries a second", RATE, out, true);
+    table(results, workloads, "Offered at half of the top rate, messages a second", OFFERED, out, false);
     table(results, workloads, "Processor time of the bus a delivery, user and system, in ns", BROKER, out, false);
     table(results, workloads, "Of that, user time, in ns", BROKER_USER, out, false);
     table(results, workloads, "Processor time of all clients together a delivery, in ns", CLIENTS, out, false);
@@ -95,7 +96,8 @@ fn table(results: &Results, workloads: &[Workload], title: &str, figure: &str, o
         let _ = write!(out, "| {} |", workload.name);
         for peer in &names {
             let base = (workload.alone.unwrap_or(workload.name), "limit");
-            let ratio = if ratios { results.ratio((workload.name, peer), base, figure) } else { None };
+            let ratio =
+                if ratios && *peer != "limit" { results.ratio((workload.name, peer), base, figure) } else { None };
             let bracket = ratio.map(|ratio| format!(" ({ratio:.2})")).unwrap_or_default();
             match measured(workload, peer) {
                 Some(value) => {
@@ -138,16 +140,17 @@ fn tail(results: &Results, workloads: &[Workload], out: &mut String) {
             let _ = writeln!(out, "- {workload}: {}", limits.join(", "));
         }
     }
-    list(out, "Not measured", results.refusals.iter());
-    list(out, "Failed", results.failures.iter());
+    let refusals = results.refusals.iter().map(|(why, workloads)| format!("{why} ({})", workloads.join(", ")));
+    list(out, "Not measured", refusals);
+    list(out, "Failed", results.failures.iter().map(|why| why.lines().next().unwrap_or_default().to_owned()));
 }
 
-fn list<'a>(out: &mut String, title: &str, lines: impl ExactSizeIterator<Item = &'a String>) {
+fn list(out: &mut String, title: &str, lines: impl ExactSizeIterator<Item = String>) {
     if lines.len() > 0 {
         let _ = write!(out, "\n## {title}\n\n");
     }
     for line in lines {
-        let _ = writeln!(out, "- {}", line.lines().next().unwrap_or_default());
+        let _ = writeln!(out, "- {line}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! What was measured in a whole run: every sample, what failed, and what the machine did meanwhile.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -21,8 +21,8 @@ pub(crate) struct Results {
     /// Of each workload and peer, by the round.
     pub(crate) samples: BTreeMap<(&'static str, &'static str), BTreeMap<usize, Sample>>,
     pub(crate) failures: Vec<String>,
-    /// Why a peer did not take part in a workload.
-    pub(crate) refusals: BTreeSet<String>,
+    /// A peer and why it did not take part, with the workloads in which it did not.
+    pub(crate) refusals: BTreeMap<String, Vec<&'static str>>,
     /// Which limits of eeveed were raised for a workload.
     pub(crate) raised: BTreeMap<&'static str, Vec<(&'static str, String)>>,
     pub(crate) steal_percent: f64,
@@ -42,7 +42,7 @@ impl Results {
             peers: versions.collect::<Result<_>>()?,
             samples: BTreeMap::new(),
             failures: Vec::new(),
-            refusals: BTreeSet::new(),
+            refusals: BTreeMap::new(),
             raised: BTreeMap::new(),
             steal_percent: 0.0,
             began: Instant::now(),
@@ -60,7 +60,10 @@ impl Results {
     pub(crate) fn add(&mut self, round: usize, workload: &Workload, peer: &dyn Peer, time: Duration) {
         let (name, needs) = (workload.name, workload.needs());
         if let Some(why) = peer.refuses(name, &needs) {
-            self.refusals.insert(format!("{} in {name}: {why}", peer.name()));
+            let workloads = self.refusals.entry(format!("{}: {why}", peer.name())).or_default();
+            if !workloads.contains(&name) {
+                workloads.push(name);
+            }
             return;
         }
         if peer.name() == "eevee" {

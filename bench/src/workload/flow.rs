@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{BROKER, BROKER_USER, CLIENTS, Flow, P50, P99, P999, RATE, Sample};
+use super::{BROKER, BROKER_USER, CLIENTS, Flow, OFFERED, P50, P99, P999, RATE, Sample};
 use crate::drive::{self, Source};
 use crate::measure::{Cpu, nanos, percentile};
 use crate::message::{CHUNK_BYTES, ring};
@@ -99,7 +99,12 @@ pub(super) fn top(broker: &dyn Broker, spec: Flow, needs: &Needs, time: Duration
 /// First the top rate, in a third of the time, then half of it.
 pub(super) fn half(broker: &dyn Broker, spec: Flow, needs: &Needs, time: Duration) -> Result<Sample> {
     let top = run(broker, spec, needs, time / 3, None)?;
-    run(broker, spec, needs, time * 2 / 3, Some(top[RATE] / 2.0))
+    let rate = top[RATE] / 2.0;
+    let mut sample = run(broker, spec, needs, time * 2 / 3, Some(rate))?;
+    // Where it could not keep up with half of its rate, the latencies say so.
+    sample.remove(RATE);
+    sample.insert(OFFERED, rate);
+    Ok(sample)
 }
 
 fn run(broker: &dyn Broker, spec: Flow, needs: &Needs, time: Duration, rate: Option<f64>) -> Result<Sample> {

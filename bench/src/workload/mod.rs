@@ -27,6 +27,8 @@ pub(crate) type Sample = BTreeMap<&'static str, f64>;
 
 /// The name of what a workload is compared by.
 pub(crate) const RATE: &str = "deliveries_per_second";
+/// The rate at which latency under load was measured.
+pub(crate) const OFFERED: &str = "offered_per_second";
 pub(crate) const BROKER: &str = "broker_ns_per_delivery";
 pub(crate) const BROKER_USER: &str = "broker_user_ns_per_delivery";
 pub(crate) const CLIENTS: &str = "clients_ns_per_delivery";

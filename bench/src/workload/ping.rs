@@ -99,11 +99,16 @@ pub(super) fn run(broker: &dyn Broker, time: Duration) -> Result<Sample> {
     let over = AtomicBool::new(false);
     let mut times = std::thread::scope(|scope| {
         let answering = scope.spawn(|| -> Result<()> {
-            while !over.load(Ordering::Acquire) {
+            loop {
                 there.hear()?;
+                // Looked at in between: it is set before the last ping is said, and not before the pong ahead of that
+                // is heard.
+                let last = over.load(Ordering::Acquire);
                 there.say()?;
+                if last {
+                    return Ok(());
+                }
             }
-            Ok(())
         });
         let times = measure(&mut here, &over, time);
         over.store(true, Ordering::Release);
@@ -124,7 +129,6 @@ fn measure(here: &mut Client, over: &AtomicBool, time: Duration) -> Result<Vec<u
     loop {
         let elapsed = began.elapsed();
         let last = elapsed > WARM_UP + time;
-        // The other side looks after it has heard this last one.
         over.store(last, Ordering::Release);
         let asked = Instant::now();
         here.say()?;
