@@ -57,7 +57,7 @@ impl Core {
         durable.gone.insert(entry, Gone { batch, dead: false });
         durable.messages -= 1;
         durable.shrink(&mut self.journal.store_bytes, size);
-        self.journal.write(Write::Acknowledge { entry });
+        self.journal.write_of(durable.key, Write::Acknowledge { entry });
         Ok(())
     }
 

@@ -238,6 +238,7 @@ impl Core {
     /// A durable subscription that nobody is attached to.
     fn insert_durable(&mut self, mut durable: Durable, filters: Vec<Filter>) -> Slot {
         self.journal.count_owner(&mut durable);
+        durable.committed = self.journal.committed.clone();
         let (key, owner, name) = (durable.key, durable.owner.clone(), durable.name.clone());
         let slot = self.subscriptions.insert(Subscription::detached(durable, filters)) as Slot;
         let subscription = &mut self.subscriptions[slot as usize];
@@ -483,7 +484,7 @@ impl Core {
         durable.shrink(&mut self.journal.store_bytes, record.size());
         durable.dead += 1;
         durable.gone.insert(entry, Gone { batch: number, dead: true });
-        self.journal.write(Write::Die { entry, death });
+        self.journal.write_of(durable.key, Write::Die { entry, death });
     }
 
     /// One message is told as lost, in front of what waits.
@@ -599,7 +600,7 @@ fn new_durable(key: u32, owner: Rc<str>, name: &str, spec: Spec, may_receive: Rc
         undone: BTreeMap::new(),
         early: BTreeSet::new(),
         early_refusals: BTreeMap::new(),
-        committed: 0,
+        committed: Rc::default(),
         gone: BTreeMap::new(),
         open_since_ms: 0,
         alarm: None,

@@ -90,9 +90,9 @@ impl Durable {
         match death {
             Some(death) => {
                 self.dead += 1;
-                journal.write(Write::Die { entry: held.entry, death });
+                journal.write_of(self.key, Write::Die { entry: held.entry, death });
             }
-            None => journal.write(Write::Acknowledge { entry: held.entry }),
+            None => journal.write_of(self.key, Write::Acknowledge { entry: held.entry }),
         }
         Step::Lost(one(held.record.id, reason))
     }
@@ -198,8 +198,8 @@ impl Core {
             self.kill(slot, held, text);
             return;
         }
-        held.ready = self.journal.announce(held.entry, held.attempts + 1);
         let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
+        held.ready = self.journal.announce(durable.key, held.entry, held.attempts + 1);
         durable.returned.insert(held.entry, (held, now.mono + delay));
     }
 

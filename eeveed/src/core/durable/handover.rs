@@ -123,7 +123,7 @@ impl Core {
         let list = slots.filter_map(|slot| self.save_durable(*slot, blobs)).collect();
         let publishers = self.journal.repeats.rows();
         let publishers = publishers.into_iter().map(|row| (row.source, row.epoch, row.state, row.used)).collect();
-        SavedDurables { batch: self.journal.committed, time_base: self.journal.time_base, list, publishers }
+        SavedDurables { batch: self.journal.committed.get(), time_base: self.journal.time_base, list, publishers }
     }
 
     fn save_durable(&self, slot: Slot, blobs: &mut Blobs) -> Option<SavedDurable> {

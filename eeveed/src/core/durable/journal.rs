@@ -1,7 +1,8 @@
 //! What waits for the disk: writes collect in one batch while the batch before it is being committed, so that one sync serves
 //! all who wait; and what follows when a batch was committed, or was not.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,6 +100,8 @@ struct Work {
     /// What is to be freed: messages, bytes.
     dying: BTreeMap<DurableKey, (u64, u64)>,
     deaths: bool,
+    /// Subscriptions of which something changes by it: of what is loaded, delivered and done with.
+    concerned: BTreeSet<DurableKey>,
 }
 
 impl Work {
@@ -109,6 +112,7 @@ impl Work {
         self.opening.extend(next.opening);
         self.verbs.extend(next.verbs);
         self.forgets.extend(next.forgets);
+        self.concerned.extend(next.concerned);
         for (key, entry) in next.marks {
             let mark = self.marks.entry(key).or_default();
             *mark = (*mark).max(entry);
@@ -140,7 +144,7 @@ pub(crate) struct Journal {
     open: Option<Work>,
     /// The number of the last batch that was given out.
     number: u64,
-    pub(super) committed: u64,
+    pub(super) committed: Rc<Cell<u64>>,
     next_entry: EntryNumber,
     next_durable: DurableKey,
     /// The store's own clock when the monotonic one was at zero; the latter may have run for long before there was a store.
@@ -163,6 +167,9 @@ pub(crate) struct Journal {
     pub(super) exists: bool,
     /// When messages that wait for nobody are next looked through for old ones.
     pub(super) sweep_at: Duration,
+    /// How many subscriptions were looked at because a batch was committed.
+    #[cfg(test)]
+    pub(in crate::core) looked: u64,
 }
 
 impl Journal {
@@ -182,6 +189,12 @@ impl Journal {
         self.next.writes.push(write);
     }
 
+    /// A write that says something of this subscription.
+    pub(super) fn write_of(&mut self, durable: DurableKey, write: Write) {
+        self.next.concerned.insert(durable);
+        self.write(write);
+    }
+
     /// The durable subscriptions of an owner.
     pub(in crate::core) fn slots_of(&self, owner: &Rc<str>) -> Vec<Slot> {
         let first = (owner.clone(), String::new());
@@ -190,8 +203,8 @@ impl Journal {
 
     /// The disk is to know that an entry was delivered so often, before it is: a crash must not make the count too low.
     /// The number of the batch that says so.
-    pub(super) fn announce(&mut self, entry: EntryNumber, attempts: u32) -> u64 {
-        self.write(Write::Attempts { entry, attempts });
+    pub(super) fn announce(&mut self, durable: DurableKey, entry: EntryNumber, attempts: u32) -> u64 {
+        self.write_of(durable, Write::Attempts { entry, attempts });
         self.next_number()
     }
 
@@ -253,7 +266,10 @@ impl Journal {
         freed.1 += bytes;
         durable.ask_to_die(messages, bytes);
         let death = Death { reason: GapReason::QueueFull, text: "the subscription was full".into(), attempts: 0 };
-        self.write(Write::DieOldest { durable: durable.key, after: durable.loaded, messages, bytes, death });
+        self.write_of(
+            durable.key,
+            Write::DieOldest { durable: durable.key, after: durable.loaded, messages, bytes, death },
+        );
     }
 
     /// Whether deliveries may be made that will have to be acknowledged.
@@ -326,7 +342,7 @@ impl Core {
         let journal = &mut self.journal;
         let trusted = journal.trusted == Some(recovered.batch);
         journal.number = recovered.batch;
-        journal.committed = recovered.batch;
+        journal.committed.set(recovered.batch);
         // A mark may stand above all entries that came to the disk.
         let marks = recovered.subscriptions.iter().map(|found| found.delivered.saturating_add(1));
         journal.next_entry = marks.fold(recovered.next_entry.max(1), EntryNumber::max);
@@ -388,7 +404,8 @@ impl Core {
             let account = durable.account().clone();
             self.memory += ENTRY_BYTES;
             account.add(ENTRY_BYTES);
-            self.journal.write(Write::Enqueue { entry, durable: key, since_ms, expires_ms, record: record.clone() });
+            self.journal
+                .write_of(key, Write::Enqueue { entry, durable: key, since_ms, expires_ms, record: record.clone() });
             // Written together: the disk has to know that it may have been delivered, before it is.
             if self.subscriptions[*slot as usize].goes_to_memory() {
                 self.journal.mark(key, entry);
@@ -454,7 +471,7 @@ impl Core {
                     None => State::Well,
                     Some(why) => State::Tight(now.mono + UNAVAILABLE_TIME, why.clone()),
                 });
-                self.journal.committed = self.journal.number;
+                self.journal.committed.set(self.journal.number);
                 self.batch_committed(now, work, committed);
             }
             Err(error) => self.batch_refused(now, work, error),
@@ -477,8 +494,15 @@ impl Core {
         self.journal.state = state;
     }
 
-    fn batch_committed(&mut self, now: Now, work: Work, committed: Committed) {
+    /// Costs what stands in the batch, however many subscriptions there are.
+    fn batch_committed(&mut self, now: Now, mut work: Work, committed: Committed) {
         self.settle_dying(&work);
+        let mut concerned = std::mem::take(&mut work.concerned);
+        concerned.extend(work.marks.keys());
+        concerned.extend(committed.revived.iter().map(|revived| revived.durable));
+        concerned.extend(committed.died.iter().map(|died| died.durable));
+        let opened = work.opening.iter().filter_map(|slot| self.subscriptions.get(*slot as usize)?.durable.as_deref());
+        concerned.extend(opened.map(|durable| durable.key));
         // First: what waits again may be given up again at once.
         for revived in &committed.revived {
             let Some(slot) = self.journal.by_key.get(&revived.durable).copied() else { continue };
@@ -519,16 +543,19 @@ impl Core {
                 durable.marked = durable.marked.max(*mark);
             }
         }
-        let number = self.journal.committed;
         for pending in work.pending {
             self.pending_committed(now, pending, &died);
         }
-        // The store will not load again what this batch removed.
-        let slots: Vec<Slot> = self.journal.by_key.values().copied().collect();
-        for slot in slots {
+        let number = self.journal.committed.get();
+        for key in concerned {
+            let Some(slot) = self.journal.by_key.get(&key).copied() else { continue };
+            #[cfg(test)]
+            {
+                self.journal.looked += 1;
+            }
+            // The store will not load again what this batch removed.
             if let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() {
                 durable.gone.retain(|_, gone| gone.batch > number);
-                durable.committed = number;
             }
             self.refill(slot);
             self.offer(now, slot);
@@ -656,10 +683,11 @@ impl Core {
         // The number is used up by nothing: the next batch has it, and all that was to be in this one or the next.
         journal.number -= 1;
         let next = journal.next_number();
-        for slot in journal.by_key.values() {
+        for slot in work.concerned.iter().filter_map(|key| journal.by_key.get(key)) {
             let durable = self.subscriptions[*slot as usize].durable.as_deref_mut();
             durable.into_iter().for_each(|durable| durable.expect_by(next));
         }
+        journal.next.concerned.append(&mut work.concerned);
         let mut kept = Vec::with_capacity(work.writes.len());
         for write in work.writes {
             match write {
@@ -802,7 +830,7 @@ impl Core {
                 continue;
             }
             if attempts > 0 && known <= attempts {
-                held.ready = self.journal.announce(entry, attempts + 1);
+                held.ready = self.journal.announce(key, entry, attempts + 1);
             }
             durable.push_head(held);
         }
@@ -817,7 +845,7 @@ impl Core {
             durable.gone.insert(held.entry, Gone { batch: number, dead: false });
             durable.messages -= 1;
             durable.shrink(&mut self.journal.store_bytes, held.record.size());
-            self.journal.write(Write::Acknowledge { entry: held.entry });
+            self.journal.write_of(key, Write::Acknowledge { entry: held.entry });
         }
         for held in spent {
             let text =

@@ -14,6 +14,7 @@ mod owner;
 pub(super) mod repeat;
 mod verbs;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -143,9 +144,10 @@ pub(super) struct Durable {
     early: BTreeSet<u64>,
     /// Those that were refused so.
     early_refusals: BTreeMap<u64, Nack>,
-    /// The number of the last batch that is on disk.
-    committed: u64,
-    /// Entries that are done with, as the batch that says so is not committed: the store may still load them.
+    /// The number of the last batch that is on disk, of the journal.
+    committed: Rc<Cell<u64>>,
+    /// Entries that are done with, as the batch that says so is not committed: the store may still load them. It is tidied
+    /// up when something of the subscription is committed.
     gone: BTreeMap<EntryNumber, Gone>,
     /// Since when deliveries can be made, in the store's time: what is older waited because of that.
     open_since_ms: u64,
@@ -162,7 +164,7 @@ impl Durable {
 
     /// Whether the disk knows that it may have been delivered once more than it was: only then it may be.
     fn is_known(&self, held: &Held) -> bool {
-        held.entry <= self.marked && held.ready <= self.committed
+        held.entry <= self.marked && held.ready <= self.committed.get()
     }
 
     /// Whether it is on disk.
@@ -199,6 +201,7 @@ impl Durable {
 
     /// The batches after this one bring what was to be in them: one came to nothing.
     fn expect_by(&mut self, next: u64) {
+        self.gone.values_mut().for_each(|gone| gone.batch = gone.batch.min(next));
         let returned = self.returned.values_mut().map(|(held, _)| held);
         self.head.iter_mut().chain(returned).for_each(|held| held.ready = held.ready.min(next));
     }

@@ -141,7 +141,7 @@ impl Core {
             "bytes": self.journal.store_bytes,
             "bytes_max": self.limits.store_bytes,
             "dead": all().map(|durable| durable.dead).sum::<u64>(),
-            "batches": self.journal.committed,
+            "batches": self.journal.committed.get(),
         })
     }
 }

@@ -237,6 +237,23 @@ fn a_full_disk_is_told_to_publishers_and_heals() {
 }
 
 #[test]
+fn a_commit_costs_nothing_for_subscriptions_that_it_is_not_about() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    for number in 1..=500 {
+        all.subscribe(2, number, durable(&format!("type=t{number}"), &format!("n{number}")));
+    }
+    all.bus.core.journal.looked = 0;
+    for _ in 0..10 {
+        let Content::Published(Published { id, durable: 1, .. }) = all.publish(1, &[("type", "t7")]) else { panic!() };
+        assert_eq!(all.seen(2), [format!("{id}.1")]);
+        all.ack(2, 7, id);
+    }
+    assert!(all.bus.core.journal.looked <= 40, "{} looks", all.bus.core.journal.looked);
+}
+
+#[test]
 fn a_dead_letter_is_told_and_can_be_tried_again() {
     let mut all = Durable::new();
     all.bus.operator(1, "irc");
