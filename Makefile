@@ -105,11 +105,14 @@ stall-test: reliability ## stop a subscriber by SIGSTOP at 20,000 messages a sec
 
 .PHONY: bench
 bench: need-build ## speed of eevee beside redis, NATS, ZeroMQ, Mosquitto, D-Bus (WORKLOADS=w1,w4-10k PEERS=redis,zmq ROUNDS=3)
+ifneq ($(PEERS),limit)
 	@packaging/need server redis-server nats-server mosquitto dbus-daemon
 	@packaging/need apt libzmq3-dev libapparmor1 libaudit1 libcap-ng0 libselinux1
 	@packaging/need unpack $(TOOLS)/debian dbus-broker
+endif
 	cargo build $(LOCKED) --release -p eeveed -p eevee-bench
-	PATH="$(TOOLS)/debian/usr/bin:$$PATH" $(CARGO_TARGET_DIR)/release/eevee-bench $(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(PEERS),--peers $(PEERS)) \
+	PATH="$(TOOLS)/debian/usr/bin:$$PATH" $(CARGO_TARGET_DIR)/release/eevee-bench \
+		$(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(PEERS),--peers $(PEERS)) \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(TIME),--seconds $(TIME)) \
 		--out $(if $(WORKLOADS)$(PEERS)$(ROUNDS)$(TIME),$(CARGO_TARGET_DIR)/benchmarks,docs/benchmarks)
 
