@@ -215,6 +215,34 @@ fn an_acknowledgement_behind_the_subscribe_after_a_crash_is_taken() {
     assert_eq!(all.queue()["messages"], 0);
 }
 
+/// No more than these can have been delivered and not acknowledged.
+#[test]
+fn as_many_are_acknowledged_after_a_crash_as_were_in_flight() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    let max = Limits::default().in_flight;
+    for _ in 0..2 * max {
+        all.publish(1, CHAT);
+    }
+    let ids: Vec<u64> =
+        all.seen(2).iter().map(|seen| seen.strip_suffix(".1").expect("a first delivery").parse().unwrap()).collect();
+    assert_eq!(ids.len(), max);
+    all.crash();
+    all.bus.operator(2, "dice");
+    all.bus.send(2, 1, Content::Subscribe(durable("type=chat.message", "all")));
+    for id in &ids {
+        all.bus.send(2, 1, Content::Ack(Ack { id: *id }));
+    }
+    all.bus.send(2, 1, Content::Ack(Ack { id: 77 }));
+    all.settle();
+    assert_eq!(all.queue()["messages"], max);
+    let seen = all.seen(2);
+    assert_eq!((seen[0].as_str(), seen.len()), ("bad-ack", 1 + max), "one too many, and then those after them");
+    assert!(seen[1..].iter().all(|seen| !ids.iter().any(|id| seen.starts_with(&format!("{id}.")))), "{seen:?}");
+}
+
 #[test]
 fn a_full_disk_is_told_to_publishers_and_heals() {
     let mut all = Durable::new();
