@@ -1,0 +1,375 @@
+//! Follows the journal, by `journalctl` in a child: its output is stable, and needs no library of C. How far it was published
+//! is a cursor; that and the number within it tell the bus what it has already.
+
+mod entry;
+mod reader;
+
+use std::collections::VecDeque;
+use std::process::Stdio;
+use std::rc::Rc;
+use std::time::Duration;
+
+use libeevee::operator::{Operator, PRIVATE_ENVIRONMENT};
+use libeevee::{Outgoing, chat};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use self::entry::Entry;
+use self::reader::{Bounded, read_line};
+use crate::access;
+use crate::files::{PLATFORM, document, until};
+use crate::outbox::{Item, Outbox, Outcome, new_epoch};
+use crate::report::{Journal, Report};
+use crate::settings::{JournalSettings, LogSettings};
+
+/// The key in the store. What was read is known under it, so it never changes.
+const KEY: &str = "journal";
+/// Entries that are under way to the bus at the same time.
+const WINDOW: usize = 256;
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+const CONFIRM_MAX: Duration = Duration::from_secs(4);
+/// Between two starts of journalctl; doubled as long as it ends at once.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Only a journalctl that hangs takes longer to say where the journal ends.
+const ASK_MAX: Duration = Duration::from_secs(60);
+
+/// How far the journal was published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Place {
+    cursor: String,
+    epoch: u64,
+    /// Entries of one journald are numbered; of another one, the numbers begin anew.
+    source: String,
+    number: u64,
+}
+
+/// An entry on its way to the bus.
+struct Numbered {
+    entry: Entry,
+    epoch: u64,
+    network: Rc<str>,
+}
+
+impl Item for Numbered {
+    fn outgoing(&self) -> Outgoing {
+        let mut headers = vec![
+            (chat::key::TYPE.to_owned(), "log.line".to_owned()),
+            (chat::key::DIRECTION.to_owned(), chat::IN.to_owned()),
+            (chat::key::PLATFORM.to_owned(), PLATFORM.to_owned()),
+            (chat::key::NETWORK.to_owned(), self.network.to_string()),
+            (chat::key::CHANNEL.to_owned(), "journal".to_owned()),
+        ];
+        headers.extend(self.entry.headers());
+        let document = document(headers, self.entry.text().to_vec());
+        Outgoing { epoch: self.epoch, sequence: self.entry.number, ..Outgoing::from(document) }
+    }
+
+    fn place(&self) -> (u64, u64) {
+        (self.epoch, self.entry.number)
+    }
+}
+
+/// What was read, in its order, and whether it is confirmed.
+struct Read {
+    cursor: String,
+    source: String,
+    number: u64,
+    done: bool,
+}
+
+struct Follow {
+    op: Operator<LogSettings>,
+    settings: JournalSettings,
+    network: watch::Receiver<Rc<str>>,
+    report: Rc<Report>,
+    place: Place,
+    /// The last one that was read.
+    read: (String, u64),
+    pending: VecDeque<Read>,
+    outbox: Outbox<Numbered>,
+    moved: bool,
+}
+
+/// Follows the journal until it is asked to stop.
+///
+/// # Errors
+/// The place cannot be read or kept.
+pub(crate) async fn follow(
+    op: Operator<LogSettings>,
+    settings: JournalSettings,
+    mut stop: watch::Receiver<bool>,
+    network: watch::Receiver<Rc<str>>,
+    report: Rc<Report>,
+) -> Result<(), String> {
+    report.journal.replace(Some(Journal::Follows));
+    let stored: Option<Place> = op.store().get(KEY).await.map_err(|error| error.to_string())?;
+    let place = match stored {
+        Some(place) => place,
+        None => tokio::select! {
+            place = first_place(&report) => place,
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        },
+    };
+    let client = op.client().clone();
+    let outbox = Outbox::new(move |outgoing| {
+        let client = client.clone();
+        async move { client.publish_confirmed(outgoing).await }
+    });
+    let read = (place.source.clone(), place.number);
+    let mut follow =
+        Follow { op, settings, network, report, place, read, pending: VecDeque::new(), outbox, moved: true };
+    follow.save().await?;
+    follow.run(stop).await
+}
+
+/// The end of the journal, at the first start.
+async fn first_place(report: &Report) -> Place {
+    loop {
+        match timeout(ASK_MAX, last_cursor()).await {
+            Ok(Ok(Some(cursor))) if access::may_read_journal() => {
+                let (source, number) = entry::numbered(&cursor).unwrap_or_default();
+                return Place { cursor, epoch: new_epoch(), source, number };
+            }
+            Ok(Ok(_)) => report_no_access(report),
+            Ok(Err(error)) => report_trouble(report, &error),
+            Err(_) => report_trouble(report, "journalctl does not answer"),
+        }
+        sleep(PAUSE_MAX / 3).await;
+    }
+}
+
+fn report_no_access(report: &Report) {
+    match access::may_read_journal() {
+        true => report_trouble(report, "there is no entry yet"),
+        false => drop(report.journal.replace(Some(Journal::Denied))),
+    }
+}
+
+fn report_trouble(report: &Report, why: &str) {
+    report.journal.replace(Some(Journal::Trouble(why.to_owned())));
+}
+
+fn journalctl(arguments: &[String]) -> Command {
+    let mut command = Command::new("journalctl");
+    command
+        .args(["--quiet", "--no-pager", "--output=json", "--all", "--system"])
+        .args(arguments)
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    for variable in PRIVATE_ENVIRONMENT {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// None where nothing may be read, or nothing is there.
+async fn last_cursor() -> Result<Option<String>, String> {
+    let arguments = ["--lines=1".to_owned(), "--output-fields=PRIORITY".to_owned()];
+    let output = journalctl(&arguments).output().await.map_err(|error| format!("journalctl: {error}"))?;
+    let line = output.stdout.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(entry::cursor(line))
+}
+
+impl Follow {
+    async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), String> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let began = Instant::now();
+            let why = match self.start() {
+                Ok(child) => match self.read_from(child, &mut stop).await? {
+                    Some(why) => why,
+                    None => return self.finish().await,
+                },
+                Err(error) => format!("journalctl: {error}"),
+            };
+            match access::may_read_journal() {
+                true => report_trouble(&self.report, &why),
+                false => drop(self.report.journal.replace(Some(Journal::Denied))),
+            }
+            pause = if began.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+            let again = Instant::now() + pause;
+            loop {
+                tokio::select! {
+                    () = until(Some(again)) => break,
+                    outcome = self.outbox.next() => self.settle(outcome),
+                    _ = stop.wait_for(|stop| *stop) => return self.finish().await,
+                }
+            }
+        }
+    }
+
+    fn start(&self) -> std::io::Result<Child> {
+        // --cursor and not --after-cursor: that one takes the first entry that matches for the one at the cursor.
+        let mut arguments = vec![
+            "--follow".to_owned(),
+            "--no-tail".to_owned(),
+            format!("--cursor={}", self.pending.back().map_or(&self.place.cursor, |read| &read.cursor)),
+            format!("--output-fields={}", entry::FIELDS.join(",")),
+        ];
+        arguments.extend(self.settings.units.iter().map(|unit| format!("--unit={unit}")));
+        arguments.extend(self.settings.priority.map(|priority| format!("--priority={priority}")));
+        journalctl(&arguments).spawn()
+    }
+
+    /// Reads until the child ends, and gives the reason; none when the operator stops.
+    async fn read_from(
+        &mut self,
+        mut child: Child,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Option<String>, String> {
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Ok(Some("journalctl has no output".to_owned()));
+        };
+        let complaints = tokio::task::spawn_local(async move {
+            let mut text = String::new();
+            let _ = stderr.take(4096).read_to_string(&mut text).await;
+            text
+        });
+        let mut reader = BufReader::new(stdout);
+        let mut bounded = Bounded::default();
+        let mut save_at = Instant::now() + SAVE_EVERY;
+        loop {
+            let has_room = self.outbox.len() < WINDOW;
+            tokio::select! {
+                line = read_line(&mut reader, &mut bounded), if has_room => match line {
+                    Ok(Some(line)) => {
+                        self.report.journal.replace(Some(Journal::Follows));
+                        self.take(&line).await?;
+                    }
+                    Ok(None) => break,
+                    Err(error) => return Ok(Some(format!("reading from journalctl: {error}"))),
+                },
+                outcome = self.outbox.next() => self.settle(outcome),
+                () = until(Some(save_at)), if self.moved => {
+                    self.save().await?;
+                    save_at = Instant::now() + SAVE_EVERY;
+                }
+                _ = stop.wait_for(|stop| *stop) => return Ok(None),
+            }
+        }
+        drop::<BufReader<ChildStdout>>(reader);
+        let status = timeout(Duration::from_secs(5), child.wait()).await;
+        let text = timeout(Duration::from_secs(1), complaints).await.ok().and_then(Result::ok).unwrap_or_default();
+        let last = text.lines().next_back().unwrap_or_default().to_owned();
+        Ok(Some(match status {
+            Ok(Ok(status)) if last.is_empty() => format!("journalctl ended: {status}"),
+            _ => format!("journalctl ended: {last}"),
+        }))
+    }
+
+    async fn take(&mut self, line: &[u8]) -> Result<(), String> {
+        let entry = match Entry::parse(line) {
+            Ok(entry) => entry,
+            Err(why) => {
+                tracing::error!("an entry of the journal is given up: {why}");
+                Report::count(&self.report.given_up);
+                return Ok(());
+            }
+        };
+        if entry.cursor == self.place.cursor && self.pending.is_empty() {
+            return Ok(());
+        }
+        if entry.source != self.read.0 || entry.number <= self.read.1 {
+            self.begin_epoch(&entry).await?;
+        }
+        self.read = (entry.source.clone(), entry.number);
+        let skipped = self.is_excluded(&entry);
+        self.pending.push_back(Read {
+            cursor: entry.cursor.clone(),
+            source: entry.source.clone(),
+            number: entry.number,
+            done: skipped,
+        });
+        if skipped {
+            self.advance();
+        } else {
+            let network = self.network.borrow().clone();
+            self.outbox.push(Numbered { entry, epoch: self.place.epoch, network });
+        }
+        Ok(())
+    }
+
+    /// What an operator logs about what it does with a line would be the next line.
+    fn is_excluded(&self, entry: &Entry) -> bool {
+        let Some(unit) = entry.origin.as_deref() else { return false };
+        let own = format!("eevee-op@{}.service", self.op.id());
+        unit == own || (!self.settings.eevee && (unit == "eeveed.service" || unit.starts_with("eevee-op@")))
+    }
+
+    /// The numbers do not rise any more: what comes now is numbered anew, once all that went before is confirmed and
+    /// the new epoch is written down.
+    async fn begin_epoch(&mut self, entry: &Entry) -> Result<(), String> {
+        while self.outbox.len() > 0 {
+            let outcome = self.outbox.next().await;
+            self.settle(outcome);
+        }
+        self.place.epoch = new_epoch();
+        (self.place.source, self.place.number) = (entry.source.clone(), 0);
+        self.moved = true;
+        self.save().await
+    }
+
+    fn settle(&mut self, outcome: Outcome<Numbered>) {
+        let item = match outcome {
+            Outcome::Done(item, published) => {
+                self.report.accept();
+                Report::count(&self.report.published);
+                if published.repeated {
+                    Report::count(&self.report.repeated);
+                }
+                item
+            }
+            Outcome::GivenUp(item, error) => {
+                tracing::error!("an entry of the journal is given up: {error}");
+                Report::count(&self.report.given_up);
+                item
+            }
+            Outcome::Refused(error) => return self.report.refuse(&error),
+        };
+        if let Some(read) = self.pending.iter_mut().find(|read| read.cursor == item.entry.cursor) {
+            read.done = true;
+        }
+        self.advance();
+    }
+
+    fn advance(&mut self) {
+        while let Some(read) = self.pending.pop_front_if(|read| read.done) {
+            self.place.cursor = read.cursor;
+            (self.place.source, self.place.number) = (read.source, read.number);
+            self.moved = true;
+        }
+    }
+
+    async fn save(&mut self) -> Result<(), String> {
+        if std::mem::take(&mut self.moved)
+            && let Err(error) = self.op.store().set(KEY, &self.place).await
+        {
+            // Only a missing directory never heals; of all else the worst is a repetition after a crash.
+            if matches!(error, libeevee::operator::StoreError::NoDirectory) {
+                return Err(error.to_string());
+            }
+            tracing::error!("the place in the journal is not written down: {error}");
+            self.moved = true;
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<(), String> {
+        let deadline = Some(Instant::now() + CONFIRM_MAX);
+        while self.outbox.len() > 0 {
+            tokio::select! {
+                outcome = self.outbox.next() => self.settle(outcome),
+                () = until(deadline) => break,
+            }
+        }
+        self.save().await
+    }
+}
