@@ -187,7 +187,7 @@ fn measure(name: &str, messages: usize) {
     let path = folder.path().join("bus.sock");
     let (ready, is_ready) = std::sync::mpsc::channel();
     let (socket, what) = (path.clone(), name.to_owned());
-    let bus = thread::spawn(move || {
+    let bus = thread::Builder::new().name("bus".into()).spawn(move || {
         let peer = Peer::accept(&socket, &ready);
         match what.as_str() {
             "receive" => peer.deliver(messages, false),
@@ -195,6 +195,7 @@ fn measure(name: &str, messages: usize) {
             _ => peer.take(messages),
         }
     });
+    let bus = bus.unwrap();
     is_ready.recv().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (began, used) = (Instant::now(), processor_time());

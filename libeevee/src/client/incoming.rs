@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use tokio::time::Instant;
 
 use super::connect::read_error;
@@ -52,11 +52,9 @@ impl Driver {
                 self.accept_other(frame)?;
                 continue;
             };
-            match self.deliver(number, &frame, &mut now) {
-                Ok(true) => {}
+            if let Some(bad) = self.deliver(number, frame, &mut now)? {
                 // The decoder says why.
-                Ok(false) => self.accept_other(frame)?,
-                Err(error) => return Err(error),
+                self.accept_other(bad)?;
             }
         }
         Ok(())
@@ -82,16 +80,17 @@ impl Driver {
         }
     }
 
-    /// A delivery goes to its subscription; false if it is none.
-    fn deliver(&mut self, number: u32, frame: &Bytes, now: &mut Option<Instant>) -> Result<bool, Error> {
+    /// A delivery goes to its subscription; what is none comes back.
+    #[inline]
+    fn deliver(&mut self, number: u32, frame: Bytes, now: &mut Option<Instant>) -> Result<Option<Bytes>, Error> {
         let Self { routes, shared, fed, highest, .. } = self;
         let Some(route) = route(routes, shared, number) else {
             // It was on its way while the subscription ended.
-            let Some(deliver) = RawDeliver::read(frame, &[]) else { return Ok(false) };
+            let Some(deliver) = RawDeliver::read(&frame, &[]) else { return Ok(Some(frame)) };
             *highest = deliver.id.max(*highest);
-            return Ok(true);
+            return Ok(None);
         };
-        let Some(deliver) = RawDeliver::read(frame, &route.known) else { return Ok(false) };
+        let Some(deliver) = RawDeliver::read(&frame, &route.known) else { return Ok(Some(frame)) };
         *highest = deliver.id.max(*highest);
         let flow = &*route.flow;
         let messages = flow.delivered_messages.load(Relaxed);
@@ -107,7 +106,7 @@ impl Driver {
         if let Some(shared) = &route.durable
             && !shared.arrives(number, deliver.id, bytes)
         {
-            return Ok(true);
+            return Ok(None);
         }
         flow.last_seen.store(flow.last_seen.load(Relaxed).max(deliver.id), Relaxed);
         route.gaps.clear();
@@ -120,9 +119,19 @@ impl Driver {
             fed.push(number);
         }
         let came = route.expires.then(|| *now.get_or_insert_with(Instant::now));
-        let message = message(frame, &deliver, if route.durable.is_some() { number } else { 0 });
+        let mut delivery = Delivery::new(deliver.attempt, Duration::from_millis(deliver.waited_ms));
+        delivery.subscription = if route.durable.is_some() { number } else { 0 };
+        let RawDeliver { id, timestamp, cause, hops, reply_address, headers, body, .. } = deliver;
+        let (source, timestamp) = (deliver.source.into(), Timestamp(timestamp));
+        // Both share what was read; the frame becomes the body, as a reference more is not for nothing.
+        let headers = Headers::from_wire(frame.slice(headers));
+        let mut frame = frame;
+        frame.truncate(body.end);
+        frame.advance(body.start);
+        let document = Document { headers, body: frame };
+        let message = Message { id, source, timestamp, cause, hops, document, reply_address, delivery };
         route.arrived.push_back(Item::Message(Arrived { message, bytes, came }));
-        Ok(true)
+        Ok(None)
     }
 
     fn gap(&mut self, number: u32, gap: Gap) {
@@ -291,27 +300,6 @@ fn route<'a>(
                 gaps: Vec::new(),
             }))
         }
-    }
-}
-
-/// The message of a delivery, which shares the bytes of its frame.
-#[inline]
-fn message(frame: &Bytes, deliver: &RawDeliver<'_>, durable: u32) -> Message {
-    let document = Document {
-        headers: Headers::from_wire(frame.slice(deliver.headers.clone())),
-        body: frame.slice(deliver.body.clone()),
-    };
-    let mut delivery = Delivery::new(deliver.attempt, Duration::from_millis(deliver.waited_ms));
-    delivery.subscription = durable;
-    Message {
-        id: deliver.id,
-        source: deliver.source.into(),
-        timestamp: Timestamp(deliver.timestamp),
-        cause: deliver.cause,
-        hops: deliver.hops,
-        document,
-        reply_address: deliver.reply_address,
-        delivery,
     }
 }
 

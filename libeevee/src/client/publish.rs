@@ -218,10 +218,14 @@ impl Outgoing {
         let headers = self.document.headers.wire_bytes();
         out.reserve(BEFORE_DOCUMENT_MAX as usize + 4 + headers.len() + 9 + self.document.body.len());
         let start = begin(out, PUBLISH, 0, number);
-        put_option(out, self.cause);
-        out.push(self.hops);
-        put_varint(out, self.epoch);
-        put_varint(out, self.sequence);
+        if (self.cause, self.epoch, self.sequence) == (None, 0, 0) {
+            out.extend_from_slice(&[0, self.hops, 0, 0]);
+        } else {
+            put_option(out, self.cause);
+            out.push(self.hops);
+            put_varint(out, self.epoch);
+            put_varint(out, self.sequence);
+        }
         out.extend_from_slice(headers);
         put_bytes(out, &self.document.body);
         finish(out, start);
@@ -285,4 +289,31 @@ const BEFORE_DOCUMENT_MAX: u64 = 8 + 4 * 9 + 2;
 fn frame_bytes(frame: &Frame, document_bytes: u64, max: u64) -> u64 {
     let at_most = document_bytes + BEFORE_DOCUMENT_MAX;
     if at_most <= max { at_most } else { frame.encode().len() as u64 - 4 }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::header::Headers;
+    use crate::wire::Publish;
+
+    proptest! {
+        #[test]
+        fn a_document_is_written_as_its_frame_would_be(
+            (number, cause, hops) in any::<(u32, Option<u64>, u8)>(),
+            (epoch, sequence) in prop_oneof![Just((0, 0)), any::<(u64, u64)>()],
+            headers in prop::collection::vec(("[a-f]", "[a-z☃ ]{0,300}"), 0..4),
+            body in prop::collection::vec(any::<u8>(), 0..400),
+        ) {
+            let headers = Headers::try_from(headers).unwrap_or_default();
+            let document = Document { headers, body: body.into() };
+            let encoded = EncodedDocument::from(&document);
+            let outgoing = Outgoing { document, cause, hops, epoch, sequence };
+            prop_assert_eq!(outgoing.document_bytes(), encoded.bytes().len() as u64);
+            let publish = Publish { cause, hops, epoch, sequence, document: encoded };
+            prop_assert_eq!(outgoing.encode(number), Frame::new(number, Content::Publish(publish)).encode());
+        }
+    }
 }

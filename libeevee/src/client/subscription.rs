@@ -149,6 +149,7 @@ impl Subscription {
         Ok(message.receipt())
     }
 
+    #[inline]
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         // A user whose messages are always here lets others have their turn now and then; the driver is one of them.
         let turn = ready!(coop::poll_proceed(cx));
@@ -176,6 +177,7 @@ impl Subscription {
     }
 
     /// What the user gets for it, if anything; `None` at the end.
+    #[inline]
     #[allow(clippy::option_option, reason = "what is nothing for the user, and the end, are two things")]
     fn take(&mut self, item: Item) -> Option<Option<Event>> {
         match item {

@@ -111,22 +111,27 @@ pub(super) fn check_headers(reader: &mut Reader<'_>) -> Result<(), WireError> {
     // One bit for each key, or for several: most keys differ from all earlier ones in theirs.
     let mut seen = 0_u64;
     for at in 0..count {
-        let mut from = *reader;
+        let here = *reader;
         let key = reader.bytes()?;
         if !is_plain_key(key) {
-            check_key(from.str()?).map_err(refuse)?;
+            check_key(text(here)?).map_err(refuse)?;
         }
-        let value = reader.str()?;
-        if !is_plain_value(value) {
-            check_value(from.str()?, value).map_err(refuse)?;
+        let value_here = *reader;
+        if !is_plain_value(reader.bytes()?) {
+            check_value(text(here)?, text(value_here)?).map_err(refuse)?;
         }
         let bit = 1 << ((key.len() + 5 * usize::from(key[0]) + 11 * usize::from(key[key.len() - 1])) % 64);
         if seen & bit != 0 && is_earlier(first, at, key) {
-            return Err(refuse(HeaderError::Duplicate(from.str()?.to_owned())));
+            return Err(refuse(HeaderError::Duplicate(text(here)?.to_owned())));
         }
         seen |= bit;
     }
     Ok(())
+}
+
+/// The text that stands there.
+fn text(mut there: Reader<'_>) -> Result<&str, WireError> {
+    there.str()
 }
 
 /// Whether the key is among the first `count` ones.

@@ -156,16 +156,16 @@ impl Frame {
 
 /// Length and header of a frame whose body the caller appends before [`finish`]. For the bus, which builds deliveries
 /// from parts.
+#[inline]
 pub fn begin(out: &mut Vec<u8>, kind: u16, flags: u8, number: u32) -> usize {
     let start = out.len();
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&kind.to_le_bytes());
-    out.extend_from_slice(&[flags, 0]);
-    out.extend_from_slice(&number.to_le_bytes());
+    let ([k0, k1], [n0, n1, n2, n3]) = (kind.to_le_bytes(), number.to_le_bytes());
+    out.extend_from_slice(&[0, 0, 0, 0, k0, k1, flags, 0, n0, n1, n2, n3]);
     start
 }
 
 /// Writes the length of the frame that [`begin`] began at `start`.
+#[inline]
 pub fn finish(out: &mut [u8], start: usize) {
     let len = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
     out[start..start + 4].copy_from_slice(&len.to_le_bytes());
