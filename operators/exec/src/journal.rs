@@ -13,35 +13,35 @@ const PER_SECOND: u32 = 20;
 /// The longest text of one entry, in bytes.
 pub(crate) const TEXT_BYTES_MAX: usize = 2048;
 
-/// Where all that a program says goes, by its standard error or by `log`.
-pub(crate) struct Journal(RefCell<Throttle>);
+/// Where all that a program says goes, by its standard error or by `log`, and what this operator has to say about it. A
+/// program that floods the one does not hide the other.
+pub(crate) struct Journal {
+    program: RefCell<Throttle>,
+    own: RefCell<Throttle>,
+}
 
 impl Journal {
     pub(crate) fn new() -> Self {
-        Self(RefCell::new(Throttle::new(BURST, PER_SECOND)))
+        let throttle = || RefCell::new(Throttle::new(BURST, PER_SECOND));
+        Self { program: throttle(), own: throttle() }
     }
 
-    /// Whether one more entry may be written. Tells before it how many were not.
-    fn allows(&self) -> bool {
-        if !self.0.borrow_mut().allows() {
-            return false;
-        }
-        self.tell_refused();
-        true
-    }
-
+    /// Says how many entries were left out, if any were.
     pub(crate) fn tell_refused(&self) {
-        let refused = self.0.borrow_mut().take_refused();
-        if refused > 0 {
-            tracing::warn!("{refused} more entries of the program were left out: more than {PER_SECOND} a second");
+        for (throttle, whose) in [(&self.program, "of the program"), (&self.own, "about the program")] {
+            let refused = throttle.borrow_mut().take_refused();
+            if refused > 0 {
+                tracing::warn!("{refused} more entries {whose} were left out: more than {PER_SECOND} a second");
+            }
         }
     }
 
     /// What the program itself says, at a level of syslog; `message` is the one that it is about.
     pub(crate) fn says(&self, level: u8, text: &str, message: Option<u64>) {
-        if !self.allows() {
+        if !self.program.borrow_mut().allows() {
             return;
         }
+        self.tell_refused();
         let end = text.floor_char_boundary(TEXT_BYTES_MAX.min(text.len()));
         let text = escape_for_terminal(&text[..end]);
         match level {
@@ -54,6 +54,9 @@ impl Journal {
 
     /// What this operator has to say about what the program did.
     pub(crate) fn warns(&self, text: &str, message: Option<u64>) {
-        self.says(4, text, message);
+        if self.own.borrow_mut().allows() {
+            self.tell_refused();
+            tracing::warn!(eevee.message = message, "{}", escape_for_terminal(text));
+        }
     }
 }

@@ -4,6 +4,7 @@
 mod answer;
 mod child;
 mod command_mode;
+mod credentials;
 mod descendants;
 mod environment;
 mod journal;

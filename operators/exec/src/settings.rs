@@ -5,7 +5,7 @@ mod text;
 use std::path::Path;
 use std::time::Duration;
 
-use libeevee::{Diagnosis, Filter, ModuleFile, Settings};
+use libeevee::{Diagnosis, Filter, ModuleFile, Secret, Settings};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -17,6 +17,9 @@ const FILTERS_MAX: usize = 64;
 const COMMAND_BYTES_MAX: usize = libeevee::chat::COMMAND_BYTES_MAX;
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// A little less than the 30 s after which the bus would try again by itself.
+const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(25);
+const ACKNOWLEDGE_MIN: Duration = Duration::from_secs(1);
 /// What may be in flight at all, unless the bus is configured for more.
 const PARALLEL_MAX: u32 = 100;
 
@@ -41,6 +44,11 @@ pub(crate) struct ExecSettings {
     pub(crate) parallel: Option<u32>,
     /// Whether messages wait on disk until they are done. Default: true for commands in mode command, else false.
     pub(crate) durable: Option<bool>,
+    /// Secrets for the program, as files in its $CREDENTIALS_DIRECTORY: ["credential:token"].
+    #[serde(default)]
+    pub(crate) credentials: Vec<Secret>,
+    /// Mode stream with durable: how long the program may have a message in hand; then it comes again. Default 25 s.
+    pub(crate) acknowledge_within: Option<TimeSpan>,
     /// Mode stream: the program says when it is ready, and gets no message before.
     #[serde(default)]
     pub(crate) expect_ready: bool,
@@ -82,6 +90,10 @@ impl ExecSettings {
             Mode::Stream => 16,
         };
         self.parallel.unwrap_or(default) as usize
+    }
+
+    pub(crate) fn acknowledge_within(&self) -> Duration {
+        self.acknowledge_within.map_or(ACKNOWLEDGE_WITHIN, |TimeSpan(time)| time)
     }
 
     pub(crate) fn is_durable(&self) -> bool {
@@ -143,12 +155,35 @@ impl ExecSettings {
         Ok(())
     }
 
+    fn check_credentials(&self, file: &ModuleFile<'_>) -> Result<(), Diagnosis> {
+        for (at, secret) in self.credentials.iter().enumerate() {
+            let key = format!("settings.credentials.{at}");
+            if secret.name() == "bus-token" {
+                return Err(file.error(&key, "bus-token proves who the operator is, and is for nobody else"));
+            }
+            if self.credentials[..at].contains(secret) {
+                return Err(file.error(&key, format!("{} stands twice", secret.name())));
+            }
+        }
+        Ok(())
+    }
+
     /// Keys that only one of the modes knows.
     fn check_mode(&self, file: &ModuleFile<'_>) -> Result<(), Diagnosis> {
         if self.mode == Mode::Stream {
-            return Ok(());
+            return match self.acknowledge_within {
+                Some(_) if !self.is_durable() => {
+                    let help = "durable = true, or leave it out";
+                    Err(file.error("settings.acknowledge-within", "nothing has to be acknowledged").help(help))
+                }
+                Some(TimeSpan(time)) if !(ACKNOWLEDGE_MIN..=TIMEOUT_MAX).contains(&time) => {
+                    Err(file.error("settings.acknowledge-within", "acknowledge-within is 1 s to 1 h"))
+                }
+                _ => Ok(()),
+            };
         }
         for (key, set) in [
+            ("acknowledge-within", self.acknowledge_within.is_some()),
             ("expect-ready", self.expect_ready),
             ("pings", self.pings),
             ("answers-reload", self.answers_reload),
@@ -168,6 +203,7 @@ impl Settings for ExecSettings {
     fn check(&self, file: &ModuleFile<'_>) -> Result<(), Diagnosis> {
         self.check_run(file)?;
         self.check_messages(file)?;
+        self.check_credentials(file)?;
         self.check_mode(file)?;
         if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&self.timeout()) {
             return Err(file.error("settings.timeout", "timeout is 100 ms to 1 h"));

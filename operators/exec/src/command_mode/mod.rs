@@ -3,7 +3,7 @@
 
 mod run;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use self::run::{Outcome, Place};
 use crate::answer;
 use crate::child;
+use crate::credentials::Credentials;
 use crate::descendants::Descendants;
 use crate::journal::Journal;
 use crate::settings::{ExecSettings, Mode};
@@ -25,11 +26,13 @@ use crate::subscription::{Subscription, described};
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
 
 pub(crate) async fn serve(op: &Operator<ExecSettings>, descendants: &Rc<Descendants>) -> Result<(), Failure> {
+    let credentials = Credentials::hand_over(op, &op.settings()).map_err(Failure::config)?;
     let mut subscription = Subscription::open(op).await?;
     op.ready(&described(&op.settings())).await;
     let hands = Rc::new(Hands {
         op: op.clone(),
         place: Place { id: op.id().clone(), descendants: Rc::clone(descendants), journal: Rc::new(Journal::new()) },
+        credentials: RefCell::new(Rc::new(credentials)),
         failed: Cell::new(0),
     });
     let mut running = JoinSet::new();
@@ -49,9 +52,10 @@ pub(crate) async fn serve(op: &Operator<ExecSettings>, descendants: &Rc<Descenda
                 running.spawn_local(Rc::clone(&hands).handle(op.settings(), message));
             }
             Event::Gap(gap) => lost(&gap),
-            Event::Reload(reload) => decide(reload),
+            Event::Reload(reload) => decide(op, reload),
             Event::Settings(settings) => {
                 subscription.change(op, &settings).await?;
+                hands.change_credentials(&settings);
                 hands.failed.set(0);
                 shown = 0;
                 op.status(&described(&settings)).await;
@@ -75,11 +79,12 @@ async fn finish(running: &mut JoinSet<()>) {
     }
 }
 
-fn decide(reload: Reload<ExecSettings>) {
+fn decide(op: &Operator<ExecSettings>, reload: Reload<ExecSettings>) {
     if reload.new.mode != Mode::Command {
         return reload.refuse("the mode cannot change while it runs: eeveectl restart does it");
     }
-    match child::check(&reload.new.run) {
+    let possible = child::check(&reload.new.run).and_then(|()| Credentials::hand_over(op, &reload.new).map(drop));
+    match possible {
         Ok(()) => reload.accept(),
         Err(why) => reload.refuse(why),
     }
@@ -98,6 +103,8 @@ pub(crate) fn lost(gap: &Gap) {
 struct Hands {
     op: Operator<ExecSettings>,
     place: Place,
+    /// A run keeps those that it began with.
+    credentials: RefCell<Rc<Credentials>>,
     failed: Cell<u64>,
 }
 
@@ -105,7 +112,8 @@ impl Hands {
     async fn handle(self: Rc<Self>, settings: Arc<ExecSettings>, message: Message) {
         let _in_hand = self.op.in_hand();
         let id = message.id;
-        let nack = match self.place.run(&settings, &message).await {
+        let credentials = Rc::clone(&self.credentials.borrow());
+        let nack = match self.place.run(&settings, &credentials, &message).await {
             Outcome::Done(output) => self.answer(&message, output).await.err(),
             Outcome::Again(why) => Some(Nack::again(self.failed(id, why))),
             Outcome::Never(why) => Some(Nack::dead(self.failed(id, why))),
@@ -136,6 +144,13 @@ impl Hands {
             let why = self.failed(id, format!("the answer is not published: {error}"));
             if answer::is_final(&error) { Nack::dead(why) } else { Nack::again(why) }
         })
+    }
+
+    fn change_credentials(&self, settings: &ExecSettings) {
+        match Credentials::hand_over(&self.op, settings) {
+            Ok(credentials) => drop(self.credentials.replace(Rc::new(credentials))),
+            Err(why) => tracing::error!("the credentials stay as they were: {why}"),
+        }
     }
 
     fn failed(&self, id: u64, why: String) -> String {

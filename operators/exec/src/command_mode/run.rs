@@ -11,6 +11,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::child::{self, Group, Started};
+use crate::credentials::Credentials;
 use crate::descendants::Descendants;
 use crate::journal::Journal;
 use crate::settings::ExecSettings;
@@ -42,10 +43,11 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) async fn run(&self, settings: &ExecSettings, message: &Message) -> Outcome {
+    pub(super) async fn run(&self, settings: &ExecSettings, credentials: &Credentials, message: &Message) -> Outcome {
         let started = child::start(&settings.run, &self.descendants, |command| {
             environment::of_operator(command, &self.id);
             environment::of_message(command, message);
+            credentials.name_to(command);
         });
         let Started { process, group, stdin, stdout, stderr } = match started {
             Ok(started) => started,

@@ -50,6 +50,13 @@ fn mistakes_are_shown_at_their_place() {
         ("run = \"/a\"\ncommand = \"a\"\n[settings.program]\nx = 1", "exec.toml:4:1: program is for mode = \"stream\""),
         ("run = \"/a\"\nmode = \"stream\"\ndurable = true", "exec.toml:4:11: nothing is subscribed"),
         ("run = \"/a\"\nmode = \"stream\"\nprogram = { a = [1.0, nan] }", "exec.toml:4:23: nan and inf"),
+        ("run = \"/a\"\nmode = \"stream\"\nacknowledge-within = \"5 s\"", "exec.toml:4:22: nothing has to be"),
+        (
+            "run = \"/a\"\ncommand = \"a\"\nacknowledge-within = \"5 s\"",
+            "exec.toml:4:22: acknowledge-within is for mode",
+        ),
+        ("run = \"/a\"\ncommand = \"a\"\ncredentials = [\"hunter2\"]", "exec.toml:4:16: a secret cannot stand in"),
+        ("run = \"/a\"\ncommand = \"a\"\ncredentials = [\"credential:bus-token\"]", "exec.toml:4:16: bus-token proves"),
         ("run = \"/a\"\ncomand = \"a\"", "exec.toml:3:1: unknown key `comand`"),
     ] {
         let said = parse(text).unwrap_err();

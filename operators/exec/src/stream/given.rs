@@ -12,10 +12,6 @@ use tokio::time::Instant;
 const MESSAGES_MAX: usize = 1000;
 const BYTES_MAX: usize = 8 << 20;
 
-/// How long the bus waits for an acknowledgement, unless configured. What is not acknowledged then comes again, and
-/// counts as in hand no more.
-pub(super) const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(30);
-
 #[derive(Default)]
 pub(super) struct Given {
     messages: BTreeMap<u64, Entry>,
@@ -61,30 +57,24 @@ impl Given {
         self.messages.get(&id).map(|entry| &entry.message)
     }
 
-    /// The program says that it is done with it. It can still be answered.
+    /// The program says that it is done with it, if that is waited for. It can still be answered.
     pub(super) fn settle(&mut self, id: u64) -> Option<Message> {
         let entry = self.messages.get_mut(&id)?;
-        entry.waits = None;
+        entry.waits.take()?;
         entry.in_hand = None;
         Some(entry.message.clone())
     }
 
-    /// When the first of them has waited for too long.
-    pub(super) fn late_at(&self) -> Option<Instant> {
-        let in_hand = self.messages.values().filter(|entry| entry.in_hand.is_some());
-        Some(in_hand.filter_map(|entry| entry.waits).min()? + ACKNOWLEDGE_WITHIN)
+    /// When the first of them was given.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.messages.values().filter_map(|entry| entry.waits).min()
     }
 
-    /// Puts down what is late; the ids of those.
-    pub(super) fn put_down_late(&mut self) -> Vec<u64> {
-        let mut late = Vec::new();
-        for (id, entry) in &mut self.messages {
-            if entry.waits.is_some_and(|since| since.elapsed() >= ACKNOWLEDGE_WITHIN) && entry.in_hand.take().is_some()
-            {
-                late.push(*id);
-            }
-        }
-        late
+    /// Takes those out of the program's hands that it has for longer than this. They can still be answered.
+    pub(super) fn take_late(&mut self, within: Duration) -> Vec<Message> {
+        let late = |entry: &Entry| entry.waits.is_some_and(|since| since.elapsed() >= within);
+        let ids: Vec<u64> = self.messages.iter().filter(|(_, entry)| late(entry)).map(|(id, _)| *id).collect();
+        ids.into_iter().filter_map(|id| self.settle(id)).collect()
     }
 
     /// The program is gone: all that it had in hand.

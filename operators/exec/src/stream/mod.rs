@@ -16,12 +16,13 @@ use libeevee::operator::{Event, Failure, Operator};
 use libeevee::{Message, Nack, escape_for_terminal};
 use tokio::time::Instant;
 
-use self::given::{ACKNOWLEDGE_WITHIN, Given};
+use self::given::Given;
 use self::outbox::{Done, Outbox};
 use self::program::{Did, Program};
 use self::reload::Asking;
 use crate::child;
 use crate::command_mode::lost;
+use crate::credentials::Credentials;
 use crate::descendants::Descendants;
 use crate::journal::Journal;
 use crate::settings::ExecSettings;
@@ -30,6 +31,8 @@ use crate::until;
 
 /// How often a program that answers pings is asked.
 const PING_EVERY: Duration = Duration::from_secs(10);
+/// How often the status changes at most; systemd hears of it each time.
+const SHOW_EVERY: Duration = Duration::from_millis(200);
 /// How long the program has to end by itself; with what follows it stays within the 8 s of a stop.
 const END_WITHIN: Duration = Duration::from_secs(4);
 /// What the program said last reaches the bus within this, or not at all.
@@ -41,11 +44,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
 pub(crate) async fn serve(op: &Operator<ExecSettings>, descendants: &Rc<Descendants>) -> Result<(), Failure> {
+    let credentials = Credentials::hand_over(op, &op.settings()).map_err(Failure::config)?;
     let subscription = Subscription::open(op).await?;
     let mut work = Work {
         op,
         settings: op.settings(),
         descendants,
+        credentials,
         journal: Rc::new(Journal::new()),
         subscription,
         program: None,
@@ -56,6 +61,7 @@ pub(crate) async fn serve(op: &Operator<ExecSettings>, descendants: &Rc<Descenda
         outbox: Outbox::default(),
         ping: Ping::default(),
         asking: None,
+        is_unanswered: false,
         wrong_lines: 0,
         lines: 0,
         pause: PAUSE_MIN,
@@ -66,6 +72,7 @@ pub(crate) async fn serve(op: &Operator<ExecSettings>, descendants: &Rc<Descenda
         says: None,
         trouble: None,
         shown: String::new(),
+        show_at: None,
         stopping: None,
     };
     work.start()?;
@@ -76,6 +83,7 @@ struct Work<'a> {
     op: &'a Operator<ExecSettings>,
     settings: Arc<ExecSettings>,
     descendants: &'a Rc<Descendants>,
+    credentials: Credentials,
     journal: Rc<Journal>,
     subscription: Subscription,
     program: Option<Program>,
@@ -89,6 +97,8 @@ struct Work<'a> {
     outbox: Outbox<'a>,
     ping: Ping,
     asking: Option<Asking>,
+    /// It was asked, and an answer comes too late now.
+    is_unanswered: bool,
     /// One after the other that made no sense.
     wrong_lines: u32,
     lines: u32,
@@ -105,6 +115,8 @@ struct Work<'a> {
     says: Option<String>,
     trouble: Option<String>,
     shown: String,
+    /// When the status may be shown again: whoever looks is a person.
+    show_at: Option<Instant>,
     /// When the operator gives up to finish.
     stopping: Option<Instant>,
 }
@@ -149,10 +161,15 @@ impl Work<'_> {
 
     fn wake_at(&self) -> Option<Instant> {
         let asking = self.asking.as_ref().map(|asking| asking.until);
-        let late = self.given.late_at();
+        let late = self.late_at();
         let stuck = self.stuck_at();
         let stopping = self.stopping.filter(|_| self.program.is_none());
-        [self.start_at, self.ping.due, asking, late, stuck, stopping].into_iter().flatten().min()
+        [self.start_at, self.ping.due, self.show_at, asking, late, stuck, stopping].into_iter().flatten().min()
+    }
+
+    /// When the first message is taken out of the program's hands.
+    fn late_at(&self) -> Option<Instant> {
+        Some(self.given.oldest()? + self.settings.acknowledge_within())
     }
 
     /// When it is said that the program does not read.
@@ -164,7 +181,9 @@ impl Work<'_> {
     /// Starts the program. That it is not there is a mistake in the file only at the first time.
     fn start(&mut self) -> Result<(), Failure> {
         self.start_at = None;
-        match Program::start(&self.settings.run, self.op.id(), self.descendants, &self.journal) {
+        let started =
+            Program::start(&self.settings.run, self.op.id(), &self.credentials, self.descendants, &self.journal);
+        match started {
             Ok(program) => self.program = Some(program),
             Err(why) if !self.was_ready => return Err(Failure::config(why)),
             Err(why) => {
@@ -174,6 +193,7 @@ impl Work<'_> {
         }
         self.is_ready = false;
         self.is_warned = false;
+        self.is_unanswered = false;
         self.wrong_lines = 0;
         self.says = None;
         self.told.clone_from(&self.settings.program);
@@ -342,21 +362,16 @@ impl Work<'_> {
         if self.start_at.is_some_and(|at| now >= at) {
             self.start()?;
         }
+        // What is to be shown is looked at before each turn of the loop.
+        self.show_at.take_if(|at| now >= *at);
         if self.ping.due.is_some_and(|due| now >= due) {
             self.on_ping_due(now);
         }
         if self.asking.as_ref().is_some_and(|asking| now >= asking.until) {
             self.refuse_asking("the program neither accepted nor refused the new settings within 5 s");
         }
-        if self.given.late_at().is_some_and(|at| now >= at) {
-            let late = self.given.put_down_late();
-            let text = format!(
-                "{} messages are not acknowledged {ACKNOWLEDGE_WITHIN:?} after the program was given them (the first is \
-                 {}): they come again",
-                late.len(),
-                late.first().copied().unwrap_or_default()
-            );
-            self.journal.warns(&text, late.first().copied());
+        if self.late_at().is_some_and(|at| now >= at) {
+            self.on_late();
         }
         if self.stuck_at().is_some_and(|at| now >= at) {
             self.is_warned = true;
@@ -367,6 +382,17 @@ impl Work<'_> {
             );
         }
         Ok(())
+    }
+
+    /// The program has messages for too long: they come again.
+    fn on_late(&mut self) {
+        let within = self.settings.acknowledge_within();
+        let why = format!("the program did not acknowledge it within {within:?}");
+        for message in self.given.take_late(within) {
+            let id = message.id;
+            self.journal.warns(&format!("message {id} comes again: {why}"), Some(id));
+            self.outbox.settle(message, Some(Nack::again(why.clone())));
+        }
     }
 
     /// It is not ready in time, or has to be pinged, or has not answered.
@@ -416,8 +442,14 @@ impl Work<'_> {
         if text == self.shown || self.stopping.is_some() {
             return;
         }
+        let now = Instant::now();
+        let is_new = self.is_ready && !self.was_ready;
+        if !is_new && self.show_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.show_at = Some(now + SHOW_EVERY);
         self.shown.clone_from(&text);
-        if self.is_ready && !self.was_ready {
+        if is_new {
             self.was_ready = true;
             self.op.ready(&text).await;
         } else {

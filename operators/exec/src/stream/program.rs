@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::time::Instant;
 
 use crate::child::{self, Group, Started};
+use crate::credentials::Credentials;
 use crate::descendants::Descendants;
 use crate::journal::Journal;
 use crate::lines::{Line, Lines};
@@ -24,6 +25,9 @@ pub(super) const LINE_BYTES_MAX: usize = 8 << 20;
 
 /// More is not handed to a program that does not read.
 const UNREAD_BYTES_MAX: usize = 256 << 10;
+
+/// Beyond the largest message, a program that does not read is not even given orders any more.
+const ORDERS_BYTES_MAX: usize = 16 << 20;
 
 pub(super) struct Program {
     process: Child,
@@ -69,10 +73,14 @@ impl Program {
     pub(super) fn start(
         run: &Texts,
         id: &OperatorId,
+        credentials: &Credentials,
         descendants: &Rc<Descendants>,
         journal: &Rc<Journal>,
     ) -> Result<Self, String> {
-        let started = child::start(run, descendants, |command| environment::of_operator(command, id))?;
+        let started = child::start(run, descendants, |command| {
+            environment::of_operator(command, id);
+            credentials.name_to(command);
+        })?;
         let Started { process, group, stdin, stdout, stderr } = started;
         let now = Instant::now();
         Ok(Self {
@@ -97,7 +105,7 @@ impl Program {
 
     /// Hands it a line, without the line feed at its end.
     pub(super) fn tell(&mut self, line: &str) {
-        if self.stdin.is_none() || self.closes {
+        if self.stdin.is_none() || self.closes || self.unread.len() > ORDERS_BYTES_MAX {
             return;
         }
         if self.unread.is_empty() {

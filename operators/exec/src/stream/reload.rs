@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Work;
 use crate::child;
+use crate::credentials::Credentials;
 use crate::settings::{ExecSettings, Mode};
 
 /// How long the program has for its answer. The bus waits longer.
@@ -28,11 +29,16 @@ impl Work<'_> {
         if reload.new.mode != Mode::Stream {
             return reload.refuse("the mode cannot change while it runs: eeveectl restart does it");
         }
-        if let Err(why) = child::check(&reload.new.run) {
+        let possible =
+            child::check(&reload.new.run).and_then(|()| Credentials::hand_over(self.op, &reload.new).map(drop));
+        if let Err(why) = possible {
             return reload.refuse(why);
         }
         let asks = reload.new.answers_reload && reload.old.answers_reload && reload.new.run == reload.old.run;
         match self.program.as_mut().filter(|program| asks && !program.is_ending()) {
+            Some(program) if self.is_ready && !program.has_room() => {
+                reload.refuse("the program does not read its standard input, and cannot be asked");
+            }
             Some(program) if self.is_ready => {
                 program.tell(&settings_line(&reload.new.program_json()));
                 self.asking = Some(Asking { reload, until: Instant::now() + ANSWER_WITHIN });
@@ -47,6 +53,8 @@ impl Work<'_> {
                 self.told.clone_from(&asking.reload.new.program);
                 asking.reload.accept();
             }
+            // Some programs say so at their start, too.
+            None if !self.is_unanswered => {}
             None => {
                 tracing::warn!("the program accepted settings that nobody asks it about any more: it is started again");
                 self.start_again();
@@ -56,10 +64,12 @@ impl Work<'_> {
 
     pub(super) fn on_refuse(&mut self, why: &str) {
         self.refuse_asking(&format!("the program refuses the new settings: {}", escape_for_terminal(why)));
+        self.is_unanswered = false;
     }
 
     pub(super) fn refuse_asking(&mut self, why: &str) {
         if let Some(asking) = self.asking.take() {
+            self.is_unanswered = true;
             asking.reload.refuse(why);
         }
     }
@@ -69,7 +79,14 @@ impl Work<'_> {
         let old = std::mem::replace(&mut self.settings, settings);
         let new = Arc::clone(&self.settings);
         self.subscription.change(self.op, &new).await?;
+        if new.credentials != old.credentials {
+            match Credentials::hand_over(self.op, &new) {
+                Ok(credentials) => self.credentials = credentials,
+                Err(why) => tracing::error!("the credentials stay as they were: {why}"),
+            }
+        }
         let restarts = new.run != old.run
+            || new.credentials != old.credentials
             || new.program != self.told
             || new.expect_ready != old.expect_ready
             || new.answers_reload != old.answers_reload

@@ -55,17 +55,11 @@ impl Work<'_> {
                 let op = self.op;
                 self.outbox.publish(async move { answer::publish(op, &message, body, false).await });
             }
-            ProgramLine::Ack(id) => match self.given.settle(id) {
-                Some(message) => self.outbox.settle(message, None),
-                None => self.unknown(line, "ack", id),
-            },
-            ProgramLine::Nack { id, reason } => match self.given.settle(id) {
-                Some(message) => {
-                    let reason = reason.unwrap_or_else(|| "the program gave no reason".to_owned());
-                    self.outbox.settle(message, Some(Nack::again(reason)));
-                }
-                None => self.unknown(line, "nack", id),
-            },
+            ProgramLine::Ack(id) => self.settle(line, "ack", id, None),
+            ProgramLine::Nack { id, reason } => {
+                let reason = reason.unwrap_or_else(|| "the program gave no reason".to_owned());
+                self.settle(line, "nack", id, Some(Nack::again(reason)));
+            }
             ProgramLine::Log { text, level } => {
                 for text in text.lines() {
                     self.journal.says(level, text, None);
@@ -76,6 +70,21 @@ impl Work<'_> {
             ProgramLine::Pong(value) => self.on_pong(value),
             ProgramLine::Accept => self.on_accept(),
             ProgramLine::Refuse(why) => self.on_refuse(&why),
+        }
+    }
+
+    fn settle(&mut self, line: u64, verb: &str, id: u64, nack: Option<Nack>) {
+        if let Some(message) = self.given.settle(id) {
+            return self.outbox.settle(message, nack);
+        }
+        match self.given.get(id) {
+            None => self.unknown(line, verb, id),
+            // One of a subscription that is not durable needs none.
+            Some(message) if !message.delivery.is_durable() => {}
+            Some(_) => {
+                let text = format!("standard output, line {line}: {verb} of message {id} comes too late, or twice");
+                self.journal.warns(&text, Some(id));
+            }
         }
     }
 

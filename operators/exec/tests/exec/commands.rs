@@ -77,6 +77,31 @@ async fn the_environment_has_the_headers_and_nothing_of_the_operator_alone() {
     assert_eq!(std::fs::read_to_string(place.path("state/body")).unwrap(), "line one\nline two", "byte for byte");
 }
 
+/// Those that the file names, and nothing else: least of all the proof of who the operator is.
+#[tokio::test]
+async fn it_is_handed_the_secrets_that_the_file_names() {
+    let script = "#!/bin/sh\nls \"$CREDENTIALS_DIRECTORY\" | tr '\\n' ' '\ncat \"$CREDENTIALS_DIRECTORY/token\"\n";
+    let settings = format!("{COMMAND}credentials = [\"credential:token\"]\n");
+    let mut place = Place::without(&settings, &[("program", script)]).await;
+    let folder = place.path("credentials");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("password"), "no").unwrap();
+    place.start_with(&[("CREDENTIALS_DIRECTORY", &folder)]);
+    assert_eq!(place.ended().await, Some(78));
+    assert!(place.log().contains("put the secret into the file /etc/credstore/eevee.ID.token"), "{}", place.log());
+    std::fs::write(folder.join("token"), "hunter2\n").unwrap();
+    place.start_with(&[("CREDENTIALS_DIRECTORY", &folder)]);
+    place.is("ready").await;
+    place.asks("!do it", "token hunter2").await;
+    // A reload to one that is not there changes nothing.
+    place.settings(&settings.replace("token", "key"));
+    assert!(place.control("reload").await.unwrap_err().to_string().contains("eevee.ID.key"));
+    place.settings(&settings.replace("[\"credential:token\"]", "[\"credential:password\", \"credential:token\"]"));
+    place.control("reload").await.unwrap();
+    place.asks("!do it", "password token hunter2").await;
+    assert!(!place.log().contains("hunter2"), "{}", place.log());
+}
+
 #[tokio::test]
 async fn a_run_that_fails_comes_again_and_one_that_cannot_is_a_dead_letter() {
     let script = "#!/bin/sh\nread -r word\ncase $word in never) exit 65;; esac\n\

@@ -162,6 +162,14 @@ async fn one_that_publishes_without_end() {
 }
 
 #[tokio::test]
+async fn one_that_changes_its_status_without_end() {
+    let script = "i=0\nwhile [ $i -lt 20000 ]; do echo '{\"status\":\"at '$i'\"}'; i=$((i + 1)); done\necho '{\"status\":\"done\"}'\nwhile read -r line; do :; done\n";
+    let place = place("", script).await;
+    place.bus_is_undisturbed().await;
+    place.says("done").await;
+}
+
+#[tokio::test]
 async fn one_that_logs_without_end() {
     let script = "i=0\nwhile [ $i -lt 20000 ]; do echo '{\"log\":\"noise\"}'; echo more >&2; i=$((i + 1)); done\n\
                   echo '{\"status\":\"done\"}'\nwhile read -r line; do :; done\n";

@@ -232,6 +232,44 @@ async fn what_is_not_acknowledged_comes_again() {
 }
 
 #[tokio::test]
+async fn what_is_kept_for_too_long_comes_again() {
+    let mut place = place("durable = true\nparallel = 1\nacknowledge-within = \"1 s\"\n").await;
+    let id = place.say("!do keep").await;
+    place.logs("kept 1").await;
+    place.say("!do two").await;
+    place.logs(&format!("message {id} comes again: the program did not acknowledge it within 1s")).await;
+    // While that one waits for its next attempt, the other has its turn.
+    assert_eq!(place.heard().await.0, "two none 1");
+    place.logs("kept 2").await;
+    place.is("ready").await;
+    place.control("halt").await.unwrap();
+    place.is("halted").await;
+}
+
+/// `{"accept":true}` is what some programs say to every settings, also to the first.
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_is_none_and_a_late_one_is_undone() {
+    let script = PROGRAM
+        .replace("say(ready=True)", "__import__(\"time\").sleep(got[\"settings\"].get(\"slow\", 0)); say(accept=True)");
+    let settings = format!("{STREAM}answers-reload = true\n[settings.program]\nnote = \"a\"\n");
+    let mut place = Place::new(&settings, &[("program", &script)]).await;
+    let (said, pid) = place.talk("one").await;
+    assert_eq!(said, "one a 1");
+    place.settings(&settings.replace("note = \"a\"", "note = \"b\""));
+    place.control("reload").await.unwrap();
+    assert_eq!(place.talk("two").await, ("two b 1".to_owned(), pid.clone()));
+    place.settings(&settings.replace("note = \"a\"", "note = \"c\"\nslow = 6"));
+    let refused = place.control("reload").await.unwrap_err().to_string();
+    assert!(refused.contains("within 5 s"), "{refused}");
+    // It has taken what was refused: it is started again with what is in force.
+    place.logs("accepted settings that nobody asks it about any more").await;
+    assert_eq!(place.answer().await.text(), Some("bye"));
+    let (said, second) = place.talk("three").await;
+    assert_eq!(said, "three b 1");
+    assert_ne!(second, pid);
+}
+
+#[tokio::test]
 async fn what_crashes_the_program_does_not_stop_the_others() {
     let mut place = place("durable = true\n").await;
     assert_eq!(place.talk("one").await.0, "one none 1");
