@@ -15,7 +15,7 @@ use crate::peer::{Broker, Needs};
 const WARM_UP: Duration = Duration::from_millis(200);
 
 /// How long nothing may arrive, once nothing is published any more, until what is missing is lost.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 5000 });
 
 /// What is measured between two moments of a run.
 struct Window {
@@ -154,4 +154,32 @@ pub(super) fn measure(flow: &drive::Flow, pids: &[u32], time: Duration) -> Resul
     std::thread::sleep(time);
     ensure!(!flow.stopped(), "the run ended early");
     window.close(flow, pids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drained(written: u64, delivered: u64) -> Result<()> {
+        let flow = drive::Flow::new(100, false)?;
+        flow.received(delivered / 10, delivered);
+        std::thread::scope(|scope| drain(&flow, scope.spawn(move || Ok(written)), 10))
+    }
+
+    #[test]
+    fn every_message_has_to_come_once() {
+        assert!(drained(7, 70).is_ok());
+        assert_eq!(drained(7, 69).expect_err("a loss").to_string(), "1 of 70 deliveries were lost");
+        assert_eq!(drained(7, 71).expect_err("a repetition").to_string(), "71 deliveries of 70: some came twice");
+    }
+
+    #[test]
+    fn what_is_under_way_is_bounded() -> Result<()> {
+        let flow = drive::Flow::new(100, false)?;
+        assert!(!flow.full(99));
+        assert!(flow.full(100));
+        flow.received(1, 1);
+        assert!(!flow.full(100));
+        Ok(())
+    }
 }
