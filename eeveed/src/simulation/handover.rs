@@ -7,8 +7,7 @@ use crate::handover::{decode, encode};
 impl World {
     /// As the shell does: what waits for the disk is committed, then the core is saved, written, read and restored.
     pub(super) fn hand_over(&mut self) {
-        if !self.is_well() || self.disk.failed {
-            // What a sick disk did not take is lost with the run, as by a crash.
+        if self.disk.failed {
             return;
         }
         self.note(|| "hand over".into());
@@ -20,7 +19,7 @@ impl World {
             self.answer();
         }
         assert!(!self.core.is_committing(), "the store never comes to rest");
-        if self.sick {
+        if self.disk.failed {
             return;
         }
         let lasting = self.core.session_keys();
@@ -40,7 +39,6 @@ impl World {
         let limits = self.limits();
         for kept in self.kept.values_mut() {
             kept.take_limits(&limits);
-            kept.forget_early();
         }
         // Every task looks for output when it begins.
         self.woken.extend(self.clients.iter().filter_map(|client| client.session));

@@ -54,7 +54,7 @@ impl MayReceive {
     }
 
     /// A filter that does not parse admits nothing.
-    fn permit(&self) -> Permit {
+    pub(super) fn permit(&self) -> Permit {
         match self {
             Self::All => Permit::All,
             Self::Usual => Permit::Usual,
@@ -156,10 +156,8 @@ impl Core {
     /// Whether the disk can be told what was asked for, if that has to be.
     fn check_writable(&self, slot: Slot, spec: &Spec) -> Result<(), Refusal> {
         let durable = self.subscriptions[slot as usize].durable.as_deref();
-        match self.journal.refusal() {
-            Some(refusal) if !self.journal.replaces() && durable.is_none_or(|durable| durable.is_news(spec)) => {
-                Err(refusal)
-            }
+        match self.journal.blocked() {
+            Some(refusal) if durable.is_none_or(|durable| durable.is_news(spec)) => Err(refusal),
             _ => Ok(()),
         }
     }
@@ -214,12 +212,7 @@ impl Core {
         durable.loaded = 0;
         durable.more = durable.messages > 0;
         durable.opening = Some((key, number));
-        let row = SubscriptionRow {
-            durable: durable.key,
-            owner: durable.owner.to_string(),
-            name: durable.name.clone(),
-            spec: serde_json::to_string(&durable.spec).unwrap_or_default(),
-        };
+        let row = durable.row();
         subscription.volatile = durable.may_receive.is_volatile() || subscription.filters.iter().any(is_volatile);
         self.file(slot);
         if let Some(session) = self.sessions.get_mut(&key) {
@@ -375,17 +368,12 @@ impl Core {
         let told = MayReceive::of(may_receive);
         if durable.spec.may_receive != told {
             durable.spec.may_receive = told;
-            let row = SubscriptionRow {
-                durable: durable.key,
-                owner: durable.owner.to_string(),
-                name: durable.name.clone(),
-                spec: serde_json::to_string(&durable.spec).unwrap_or_default(),
-            };
+            let row = durable.row();
             self.journal.write(Write::Subscription(row));
         }
     }
 
-    fn durable_bounds(&self, spec: &Spec) -> DurableBounds {
+    pub(super) fn durable_bounds(&self, spec: &Spec) -> DurableBounds {
         let limits = &self.limits;
         let within = |asked: u64, max: u64| if asked == 0 { max } else { asked.min(max) };
         DurableBounds {
@@ -483,7 +471,7 @@ impl Core {
         durable.messages -= 1;
         durable.shrink(&mut self.journal.store_bytes, record.size());
         durable.dead += 1;
-        durable.gone.insert(entry, Gone { batch: number, dead: true });
+        durable.gone.insert(entry, Gone { batch: number, bytes: record.size(), dead: true });
         self.journal.write_of(durable.key, Write::Die { entry, death });
     }
 
@@ -561,6 +549,16 @@ impl Core {
 }
 
 impl Durable {
+    /// What the disk is to know.
+    pub(super) fn row(&self) -> SubscriptionRow {
+        SubscriptionRow {
+            durable: self.key,
+            owner: self.owner.to_string(),
+            name: self.name.clone(),
+            spec: serde_json::to_string(&self.spec).unwrap_or_default(),
+        }
+    }
+
     /// Whether this has to be written before it is in force.
     fn is_news(&self, spec: &Spec) -> bool {
         !self.stored || self.unwritten || self.writing > 0 || self.spec != *spec

@@ -84,7 +84,7 @@ impl Durable {
         let size = held.record.size();
         self.messages -= 1;
         self.shrink(&mut journal.store_bytes, size);
-        self.gone.insert(held.entry, Gone { batch: journal.next_number(), dead: death.is_some() });
+        self.gone.insert(held.entry, Gone { batch: journal.next_number(), bytes: size, dead: death.is_some() });
         *freed += size as usize;
         let reason = death.as_ref().map_or(GapReason::Expired, |death| death.reason);
         match death {

@@ -9,12 +9,13 @@ use libeevee::wire::{Code, EncodedDocument, GapNotice};
 use serde::{Deserialize, Serialize};
 
 use super::repeat::Repeats;
+use super::rest::{Done, SavedRest, done};
 use super::{Durable, Flight, Held, Undone};
 use crate::core::handover::{Absurd, BlobNumber, Blobs};
 use crate::core::index::Slot;
 use crate::core::permit::is_volatile;
 use crate::core::session::{SessionKey, refusal};
-use crate::core::storage::{DurableKey, EntryNumber, PublisherRow, Record};
+use crate::core::storage::{DurableKey, EntryNumber, PublisherRow, Record, Write};
 use crate::core::{Core, Now};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -26,6 +27,12 @@ pub(in crate::core) struct SavedDurables {
     list: Vec<SavedDurable>,
     /// (source, epoch, state, used)
     publishers: Vec<(String, u64, String, u64)>,
+    /// Those of which the disk knows less: (source, epoch)
+    #[serde(default)]
+    unwritten: Vec<(String, u64)>,
+    /// Those that it is to forget.
+    #[serde(default)]
+    forgotten: Vec<(String, u64)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,6 +54,8 @@ pub(in crate::core) struct SavedDurable {
     gaps: Vec<(u64, u64, Option<u64>, u8)>,
     delivered: u64,
     dropped: u64,
+    #[serde(default)]
+    rest: SavedRest,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,6 +82,9 @@ struct SavedFlight {
     hops: u8,
     reply_address: Option<u64>,
     document: Option<BlobNumber>,
+    /// The disk does not know yet that it may be delivered once more.
+    #[serde(default)]
+    unannounced: bool,
 }
 
 /// Milliseconds that no clock of a store shows.
@@ -87,7 +99,7 @@ pub(in crate::core) struct HandedOver {
 }
 
 impl SavedFlight {
-    fn of(held: &Held, at: Duration, blobs: &mut Blobs) -> Self {
+    fn of(held: &Held, at: Duration, committed: u64, blobs: &mut Blobs) -> Self {
         let record = &held.record;
         Self {
             entry: held.entry,
@@ -103,6 +115,7 @@ impl SavedFlight {
             hops: record.hops,
             reply_address: record.reply_address,
             document: blobs.put(record.document.bytes()),
+            unannounced: held.ready > committed,
         }
     }
 
@@ -111,22 +124,37 @@ impl SavedFlight {
         let bytes = bytes::Bytes::from(blobs.take(self.document)?.into_vec());
         let document = EncodedDocument::parse(bytes).map_err(|_| Absurd("bytes that are no document"))?;
         let (source, reply_address) = (source.into(), self.reply_address);
+        let ready = if self.unannounced { u64::MAX } else { 0 };
         let record = Arc::new(Record { id, source, timestamp, cause, hops, reply_address, document });
-        Ok((Held { entry, since_ms, expires_ms, attempts, ready: 0, refused, record }, Duration::from_nanos(at)))
+        Ok((Held { entry, since_ms, expires_ms, attempts, ready, refused, record }, Duration::from_nanos(at)))
     }
 }
 
 impl Core {
-    /// To be called when nothing waits for the disk any more.
+    /// To be called when nothing waits for the disk any more but what it did not take.
     pub(in crate::core) fn save_durables(&self, blobs: &mut Blobs) -> SavedDurables {
         let slots = self.journal.by_name.values();
-        let list = slots.filter_map(|slot| self.save_durable(*slot, blobs)).collect();
+        let waiting = self.journal.waiting();
+        let done = done(waiting);
+        let list = slots.filter_map(|slot| self.save_durable(*slot, &done, blobs)).collect();
+        let forgotten = waiting.iter().filter_map(|write| match write {
+            Write::ForgetPublisher { source, epoch } => Some((source.clone(), *epoch)),
+            _ => None,
+        });
+        let (forgotten, unwritten) = (forgotten.collect(), self.journal.repeats.dirty());
         let publishers = self.journal.repeats.rows();
         let publishers = publishers.into_iter().map(|row| (row.source, row.epoch, row.state, row.used)).collect();
-        SavedDurables { batch: self.journal.committed.get(), time_base: self.journal.time_base, list, publishers }
+        SavedDurables {
+            batch: self.journal.committed.get(),
+            time_base: self.journal.time_base,
+            list,
+            publishers,
+            unwritten,
+            forgotten,
+        }
     }
 
-    fn save_durable(&self, slot: Slot, blobs: &mut Blobs) -> Option<SavedDurable> {
+    fn save_durable(&self, slot: Slot, done: &Done<'_>, blobs: &mut Blobs) -> Option<SavedDurable> {
         let subscription = self.subscriptions.get(slot as usize)?;
         let durable = subscription.durable.as_deref()?;
         let attachment = SavedAttachment {
@@ -139,7 +167,7 @@ impl Core {
         let loaded = durable.head.front().map_or(durable.loaded, |first| first.entry - 1);
         let undone = durable.undone.iter();
         let gap = |gap: &GapNotice| (gap.first, gap.last, gap.count, gap.reason);
-        let flights = durable.in_flight.values();
+        let (flights, committed) = (durable.in_flight.values(), durable.committed.get());
         // A message that was delivered in an earlier session may stand at the front again: its attempts are kept.
         let again = durable.head.iter().filter(|held| held.attempts > 0);
         let again = again.map(|held| (held.entry, held.record.id, held.attempts, held.record.size()));
@@ -151,8 +179,12 @@ impl Core {
             recovered_mark: durable.recovered_mark,
             loaded,
             more: durable.more || durable.loading || !durable.head.is_empty(),
-            in_flight: flights.map(|flight| SavedFlight::of(&flight.held, flight.deadline, blobs)).collect(),
-            returned: durable.returned.values().map(|(held, at)| SavedFlight::of(held, *at, blobs)).collect(),
+            in_flight: flights.map(|flight| SavedFlight::of(&flight.held, flight.deadline, committed, blobs)).collect(),
+            returned: durable
+                .returned
+                .values()
+                .map(|(held, at)| SavedFlight::of(held, *at, committed, blobs))
+                .collect(),
             undone: undone
                 .map(|(entry, undone)| (*entry, undone.id, undone.attempts, undone.bytes))
                 .chain(again)
@@ -160,6 +192,7 @@ impl Core {
             gaps: subscription.queue().front.iter().map(gap).collect(),
             delivered: subscription.delivered,
             dropped: subscription.dropped,
+            rest: SavedRest::of(durable, done),
         })
     }
 
@@ -171,6 +204,8 @@ impl Core {
             .map(|(source, epoch, state, used)| PublisherRow { source, epoch, state, used })
             .collect();
         self.journal.repeats = Repeats::recover(&rows);
+        saved.unwritten.iter().for_each(|(source, epoch)| self.journal.repeats.mark_dirty(source, *epoch));
+        self.journal.handed_over_forgotten = saved.forgotten;
         if !(-TIME_MAX..TIME_MAX).contains(&saved.time_base) {
             return Err(Absurd("a clock beyond all bounds"));
         }
@@ -188,6 +223,11 @@ impl Core {
 
     /// Gives durable subscriptions back to the sessions that had them.
     pub(super) fn reattach(&mut self, now: Now, trusted: bool) {
+        for (source, epoch) in std::mem::take(&mut self.journal.handed_over_forgotten) {
+            if trusted {
+                self.journal.write(Write::ForgetPublisher { source, epoch });
+            }
+        }
         for handed in std::mem::take(&mut self.journal.handed_over) {
             let slot = self.journal.by_key.get(&handed.saved.key).copied();
             match (slot, trusted) {
@@ -205,7 +245,8 @@ impl Core {
             let reason = GapReason::from_code(reason).map_or(GapReason::Disconnected as u8, |reason| reason as u8);
             subscription.note_gap(GapNotice { first, last, count, reason });
         }
-        let Some(durable) = subscription.durable.as_deref_mut() else { return };
+        self.restore_rest(slot, saved.rest);
+        let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
         // As exact as it was: nobody wrote in between, and what was delivered since the last crash stands here.
         durable.recovered_mark = saved.recovered_mark;
         durable.undone = saved
@@ -240,8 +281,11 @@ impl Core {
             durable.deadlines.insert((deadline, id));
             durable.in_flight.insert(id, Flight { held, deadline });
         }
-        for (held, from) in returned {
+        for (mut held, from) in returned {
             durable.hold(&mut self.memory, held.record.size());
+            if held.ready > 0 {
+                held.ready = self.journal.announce(durable.key, held.entry, held.attempts + 1);
+            }
             durable.returned.insert(held.entry, (held, from));
         }
         let volatile = durable.may_receive.is_volatile() || subscription.filters.iter().any(is_volatile);

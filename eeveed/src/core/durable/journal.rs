@@ -163,6 +163,8 @@ pub(crate) struct Journal {
     pub(in crate::core) trusted: Option<u64>,
     /// What sessions had of durable subscriptions, until the store says that these are there.
     pub(in crate::core) handed_over: Vec<HandedOver>,
+    /// Publishers that its disk was to forget: (source, epoch).
+    pub(in crate::core) handed_over_forgotten: Vec<(String, u64)>,
     /// Whether there is anything on disk: before it, nothing is written that is not durable itself.
     pub(super) exists: bool,
     /// When messages that wait for nobody are next looked through for old ones.
@@ -286,9 +288,14 @@ impl Journal {
         Some(refusal(Code::Storage, format!("a durable subscription wants it, and the disk does not take it: {why}")))
     }
 
-    /// Whether the disk takes what replaces something.
-    pub(super) const fn replaces(&self) -> bool {
-        matches!(self.state, State::Well | State::Tight(..))
+    /// Why not even what replaces or deletes can be written now.
+    pub(super) fn blocked(&self) -> Option<Refusal> {
+        if matches!(self.state, State::Tight(..)) { None } else { self.refusal() }
+    }
+
+    /// The writes that wait for the next batch.
+    pub(super) fn waiting(&self) -> &[Write] {
+        &self.next.writes
     }
 
     /// The publish that waits for the disk with these numbers.
@@ -842,7 +849,7 @@ impl Core {
             self.journal.mark(key, last.entry);
         }
         for held in early {
-            durable.gone.insert(held.entry, Gone { batch: number, dead: false });
+            durable.gone.insert(held.entry, Gone { batch: number, bytes: held.record.size(), dead: false });
             durable.messages -= 1;
             durable.shrink(&mut self.journal.store_bytes, held.record.size());
             self.journal.write_of(key, Write::Acknowledge { entry: held.entry });

@@ -12,6 +12,7 @@ mod handover;
 mod journal;
 mod owner;
 pub(super) mod repeat;
+mod rest;
 mod verbs;
 
 use std::cell::Cell;
@@ -76,6 +77,7 @@ pub(super) struct Undone {
 struct Gone {
     /// The number of the batch that says so.
     batch: u64,
+    bytes: u64,
     /// As a dead letter.
     dead: bool,
 }

@@ -249,6 +249,12 @@ impl Repeats {
         self.rows.iter().map(row).collect()
     }
 
+    /// Those of which the disk knows less.
+    pub(crate) fn dirty(&self) -> Vec<(String, u64)> {
+        let dirty = self.rows.iter().filter(|(_, row)| row.dirty);
+        dirty.map(|((source, epoch), _)| (source.to_string(), *epoch)).collect()
+    }
+
     /// The same rows are to be written again: their batch came to nothing.
     pub(crate) fn mark_dirty(&mut self, source: &str, epoch: u64) {
         if let Some(row) = self.rows.get_mut(&(Rc::from(source), epoch)) {

@@ -74,6 +74,9 @@ impl Core {
     pub(in crate::core) fn forget(&mut self, verb: VerbKey, owner: &str, name: &str) -> Result<(), Refusal> {
         let unknown = || refusal(Code::NotFound, format!("{owner} has no durable subscription {name}"));
         let slot = *self.journal.by_name.get(&(owner.into(), name.to_owned())).ok_or_else(unknown)?;
+        if let Some(refusal) = self.journal.blocked() {
+            return Err(refusal);
+        }
         let attached = self.subscriptions[slot as usize].session != NOBODY;
         let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return Err(unknown()) };
         if attached {
@@ -107,6 +110,10 @@ impl Core {
 
     /// Dead letters that the shell found wait again, or are deleted.
     pub(in crate::core) fn change_dead(&mut self, now: Now, verb: VerbKey, entries: Vec<EntryNumber>, retry: bool) {
+        if let Some(refusal) = self.journal.blocked() {
+            self.answer(verb.0, verb.1, Err(refusal));
+            return;
+        }
         let since_ms = self.journal.time(now.mono);
         let answer = if retry { json!({ "retried": entries.len() }) } else { json!({ "dropped": entries.len() }) };
         for dead in entries {

@@ -128,6 +128,17 @@ impl Durable {
         self.settle();
     }
 
+    /// A clean restart, which the sessions do not notice.
+    fn hand_over(&mut self) {
+        let ids = self.bus.core.next_unused_id() + 1000..1 << 40;
+        let saved = crate::handover::encode(&self.bus.core.save(self.bus.now), &[]).unwrap();
+        let (saved, _) = crate::handover::decode(saved).unwrap();
+        (self.bus.core, _) = Core::restore(self.bus.now, Limits::default(), Vec::new(), ids, saved).unwrap();
+        let recovered = self.store.reopen(self.bus.now.wall);
+        self.bus.core.recover(self.bus.now, recovered, &mut self.bus.actions);
+        self.settle();
+    }
+
     fn queue(&self) -> serde_json::Value {
         let all: serde_json::Value =
             serde_json::from_str(&self.bus.core.queues(self.bus.now, None, &BTreeMap::new())).unwrap();
@@ -279,6 +290,59 @@ fn a_commit_costs_nothing_for_subscriptions_that_it_is_not_about() {
         all.ack(2, 7, id);
     }
     assert!(all.bus.core.journal.looked <= 40, "{} looks", all.bus.core.journal.looked);
+}
+
+/// What is in force, and what is done with, though the disk took neither.
+#[test]
+fn a_restart_while_the_disk_takes_nothing_loses_neither_changes_nor_acknowledgements() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    let ids: Vec<u64> = (0..4)
+        .map(|_| match all.publish(1, CHAT) {
+            Content::Published(published) => published.id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(all.seen(2).len(), 4);
+    all.full = true;
+    all.ack(2, 1, ids[0]);
+    all.nack(2, 1, ids[1], true);
+    all.nack(2, 1, ids[2], false);
+    assert_eq!(all.seen(2), [format!("gap {0}-{0} Some(1) r6", ids[1])]);
+    all.hand_over();
+    assert_eq!((all.queue()["messages"].clone(), all.queue()["dead"].clone()), (2.into(), 1.into()));
+    all.bus.pass(Duration::from_secs(10));
+    all.settle();
+    assert!(all.seen(2).is_empty(), "the disk does not know that it is delivered again");
+    all.hand_over();
+    all.full = false;
+    all.bus.pass(Duration::from_secs(2));
+    all.settle();
+    assert_eq!(all.seen(2), [format!("{}.2", ids[2])]);
+    let letters = all.store.dead_letters(None, None, 0, 10).unwrap().letters;
+    assert_eq!((letters[0].record.id, letters[0].death.text.as_str()), (ids[1], "no"));
+    let on_disk = all.store.load(1, 0, 10, 1 << 20).unwrap().entries;
+    assert_eq!(on_disk.iter().map(|loaded| loaded.record.id).collect::<Vec<_>>(), ids[2..]);
+
+    // And a change.
+    all.leave(2);
+    all.full = true;
+    all.bus.operator(2, "dice");
+    let asked = Subscribe { queue_messages: 7, ..durable("type=other", "all") };
+    all.bus.send(2, 1, Content::Subscribe(asked));
+    all.settle();
+    assert!(all.bus.output(2).iter().any(|frame| matches!(frame.content, Content::Error(_))));
+    all.hand_over();
+    all.full = false;
+    all.bus.pass(Duration::from_secs(2));
+    all.settle();
+    assert_eq!(all.queue()["filters"][0], "type=other");
+    let row = &all.store.reopen(0).subscriptions[0].row;
+    assert!(row.spec.contains("type=other") && row.spec.contains("\"messages\":7"), "{}", row.spec);
+    let other = all.publish(1, &[("type", "other")]);
+    assert!(matches!(other, Content::Published(Published { durable: 1, .. })), "{other:?}");
 }
 
 #[test]
