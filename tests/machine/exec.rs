@@ -19,6 +19,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         exec_python_lives_as_an_operator,
         exec_node_lives_as_an_operator,
         exec_settings_are_the_program_s_own,
+        exec_secrets_are_those_that_the_file_names,
         exec_wedged_program_is_replaced,
         exec_says_what_is_wrong,
         exec_leaves_nothing_behind,
@@ -288,6 +289,31 @@ fn exec_settings_are_the_program_s_own(m: &Machine) -> Result<()> {
     ensure!(echo.pid()? == pid, "the operator was restarted");
     person.say(CHANNEL, "!echo other")?;
     answered(&person, "OTHER (")
+}
+
+/// By systemd, by the operator, by a file that nobody else can read.
+fn exec_secrets_are_those_that_the_file_names(m: &Machine) -> Result<()> {
+    let (_server, person) = start(m)?;
+    let script = "#!/bin/sh\nread -r n\necho \"$n: $(cd \"$CREDENTIALS_DIRECTORY\" && ls && cat token)\" | tr '\\n' ' '\n\
+                  echo \"notify: <$NOTIFY_SOCKET>\"\n";
+    m.write("/usr/local/lib/eevee/secret", script, 0o755)?;
+    m.write("/etc/credstore/eevee.secret.password", "not this", 0o600)?;
+    let secret = Program::new(m, "secret", "secret", ("N", "N: token hunter2 notify: <>"));
+    secret.configure(
+        "run = \"/usr/local/lib/eevee/secret\"\ncommand = \"secret\"\ncredentials = [\"credential:token\"]",
+    )?;
+    let failed = m.run(&["eeveectl", "start", "secret"])?;
+    ensure!(!failed.ok(), "{failed}");
+    failed.expect_text("/etc/credstore/eevee.secret.token")?;
+    m.write("/etc/credstore/eevee.secret.token", "hunter2\n", 0o600)?;
+    secret.enable()?;
+    secret.answers(&person)?;
+    let directory = m.sh_ok("stat -c %a:%U /run/eevee-op/secret/scratch-*")?.stdout;
+    ensure!(directory.trim() == "700:eop-secret", "{directory}");
+    m.run_ok(&["systemctl", "stop", &secret.unit()])?;
+    ensure!(!m.run(&["test", "-e", "/run/eevee-op/secret"])?.ok(), "the secrets are still there");
+    ensure!(!m.journal(&secret.unit())?.contains("hunter2"), "the secret is in the journal");
+    Ok(())
 }
 
 /// The pong is part of the watchdog; and the operator itself is watched by systemd, as any other.
