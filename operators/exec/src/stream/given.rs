@@ -16,6 +16,8 @@ const BYTES_MAX: usize = 8 << 20;
 pub(super) struct Given {
     messages: BTreeMap<u64, Entry>,
     bytes: usize,
+    /// How many wait for their acknowledgement.
+    waiting: usize,
 }
 
 struct Entry {
@@ -34,11 +36,11 @@ impl Given {
         let headers = message.document.headers.iter();
         let bytes = 256 + headers.map(|(key, value)| key.len() + value.len() + 48).sum::<usize>();
         let waits = in_hand.is_some().then(Instant::now);
-        self.bytes += bytes;
         let id = message.id;
-        if let Some(before) = self.messages.insert(id, Entry { message, bytes, waits, in_hand }) {
-            self.bytes -= before.bytes;
-        }
+        self.remove(id);
+        self.bytes += bytes;
+        self.waiting += usize::from(waits.is_some());
+        self.messages.insert(id, Entry { message, bytes, waits, in_hand });
         while self.messages.len() > MESSAGES_MAX || self.bytes > BYTES_MAX {
             // Those that wait for an acknowledgement are few, as many as the bus has in flight.
             let oldest = self.messages.iter().find(|(known, entry)| entry.waits.is_none() && **known != id);
@@ -47,10 +49,11 @@ impl Given {
         }
     }
 
-    fn remove(&mut self, id: u64) -> Option<Entry> {
-        let entry = self.messages.remove(&id)?;
-        self.bytes -= entry.bytes;
-        Some(entry)
+    fn remove(&mut self, id: u64) {
+        if let Some(entry) = self.messages.remove(&id) {
+            self.bytes -= entry.bytes;
+            self.waiting -= usize::from(entry.waits.is_some());
+        }
     }
 
     pub(super) fn get(&self, id: u64) -> Option<&Message> {
@@ -62,11 +65,16 @@ impl Given {
         let entry = self.messages.get_mut(&id)?;
         entry.waits.take()?;
         entry.in_hand = None;
+        self.waiting -= 1;
         Some(entry.message.clone())
     }
 
     /// When the first of them was given.
     pub(super) fn oldest(&self) -> Option<Instant> {
+        // Most programs acknowledge nothing, and this is asked for each line.
+        if self.waiting == 0 {
+            return None;
+        }
         self.messages.values().filter_map(|entry| entry.waits).min()
     }
 
@@ -80,6 +88,7 @@ impl Given {
     /// The program is gone: all that it had in hand.
     pub(super) fn clear(&mut self) -> Vec<Message> {
         self.bytes = 0;
+        self.waiting = 0;
         let messages = std::mem::take(&mut self.messages).into_values();
         messages.filter(|entry| entry.waits.is_some()).map(|entry| entry.message).collect()
     }

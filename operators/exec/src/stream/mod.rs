@@ -1,6 +1,7 @@
 //! Mode `stream`: a child that lives as long as the operator, with JSON lines both ways. This is the loop between the
 //! bus and the child; neither can hold it up.
 
+mod deadlines;
 mod given;
 mod outbox;
 mod program;
@@ -11,11 +12,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libeevee::json::{ProgramControl, control_line, gap_line, ping_line, settings_line, to_line};
+use libeevee::json::{ProgramControl, control_line, gap_line, settings_line, to_line};
 use libeevee::operator::{Event, Failure, Operator};
 use libeevee::{Message, Nack, escape_for_terminal};
 use tokio::time::Instant;
 
+use self::deadlines::{PING_EVERY, Ping};
 use self::given::Given;
 use self::outbox::{Done, Outbox};
 use self::program::{Did, Program};
@@ -29,8 +31,6 @@ use crate::settings::ExecSettings;
 use crate::subscription::{Subscription, described};
 use crate::until;
 
-/// How often a program that answers pings is asked.
-const PING_EVERY: Duration = Duration::from_secs(10);
 /// How often the status changes at most; systemd hears of it each time.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 /// How long the program has to end by itself; with what follows it stays within the 8 s of a stop.
@@ -121,14 +121,6 @@ struct Work<'a> {
     stopping: Option<Instant>,
 }
 
-#[derive(Debug, Default)]
-struct Ping {
-    value: u64,
-    /// When the answer is due, or else the next ping.
-    due: Option<Instant>,
-    is_open: bool,
-}
-
 impl Work<'_> {
     async fn run(&mut self) -> Result<(), Failure> {
         while !self.is_done() {
@@ -157,25 +149,6 @@ impl Work<'_> {
     fn is_done(&self) -> bool {
         let Some(deadline) = self.stopping else { return false };
         self.program.is_none() && (self.outbox.is_empty() || Instant::now() >= deadline)
-    }
-
-    fn wake_at(&self) -> Option<Instant> {
-        let asking = self.asking.as_ref().map(|asking| asking.until);
-        let late = self.late_at();
-        let stuck = self.stuck_at();
-        let stopping = self.stopping.filter(|_| self.program.is_none());
-        [self.start_at, self.ping.due, self.show_at, asking, late, stuck, stopping].into_iter().flatten().min()
-    }
-
-    /// When the first message is taken out of the program's hands.
-    fn late_at(&self) -> Option<Instant> {
-        Some(self.given.oldest()? + self.settings.acknowledge_within())
-    }
-
-    /// When it is said that the program does not read.
-    fn stuck_at(&self) -> Option<Instant> {
-        let since = self.program.as_ref().filter(|program| !program.is_ending())?.stuck_since()?;
-        (!self.is_warned).then(|| since + self.settings.timeout())
     }
 
     /// Starts the program. That it is not there is a mistake in the file only at the first time.
@@ -354,72 +327,6 @@ impl Work<'_> {
                     tracing::warn!(eevee.message = id, "message {id} will come again: {error}");
                 }
             }
-        }
-    }
-
-    fn on_time(&mut self) -> Result<(), Failure> {
-        let now = Instant::now();
-        if self.start_at.is_some_and(|at| now >= at) {
-            self.start()?;
-        }
-        // What is to be shown is looked at before each turn of the loop.
-        self.show_at.take_if(|at| now >= *at);
-        if self.ping.due.is_some_and(|due| now >= due) {
-            self.on_ping_due(now);
-        }
-        if self.asking.as_ref().is_some_and(|asking| now >= asking.until) {
-            self.refuse_asking("the program neither accepted nor refused the new settings within 5 s");
-        }
-        if self.late_at().is_some_and(|at| now >= at) {
-            self.on_late();
-        }
-        if self.stuck_at().is_some_and(|at| now >= at) {
-            self.is_warned = true;
-            let bytes = self.program.as_ref().map_or(0, Program::unread_bytes);
-            tracing::warn!(
-                "the program does not read its standard input: {bytes} bytes wait for it since {:?}, the rest in the bus",
-                self.settings.timeout()
-            );
-        }
-        Ok(())
-    }
-
-    /// The program has messages for too long: they come again.
-    fn on_late(&mut self) {
-        let within = self.settings.acknowledge_within();
-        let why = format!("the program did not acknowledge it within {within:?}");
-        for message in self.given.take_late(within) {
-            let id = message.id;
-            self.journal.warns(&format!("message {id} comes again: {why}"), Some(id));
-            self.outbox.settle(message, Some(Nack::again(why.clone())));
-        }
-    }
-
-    /// It is not ready in time, or has to be pinged, or has not answered.
-    fn on_ping_due(&mut self, now: Instant) {
-        let timeout = self.settings.timeout();
-        self.ping.due = None;
-        let Some(program) = self.program.as_mut().filter(|program| !program.is_ending()) else { return };
-        if self.is_ready && !self.ping.is_open {
-            self.ping.value += 1;
-            self.ping.is_open = true;
-            self.is_blocked = false;
-            program.tell(&ping_line(self.ping.value));
-            self.ping.due = Some(now + timeout);
-        } else if std::mem::take(&mut self.is_blocked) {
-            // It may have answered, behind what the bus does not take.
-            self.ping.due = Some(now + timeout);
-        } else {
-            let why = if self.is_ready { "it did not answer a ping" } else { "it was not ready" };
-            tracing::error!("the program is ended: {why} within {timeout:?}");
-            program.terminate();
-        }
-    }
-
-    fn on_pong(&mut self, value: u64) {
-        if self.ping.is_open && value == self.ping.value {
-            self.ping.is_open = false;
-            self.ping.due = Some(Instant::now() + PING_EVERY);
         }
     }
 
