@@ -92,6 +92,8 @@ pub(crate) struct Follower {
     closed: HashMap<Key, Closed>,
     /// Files that may be a copy in the making, and since when.
     unclear: HashMap<Key, (Instant, u64)>,
+    /// Names changed while they were looked at.
+    unsettled: bool,
     patterns: BTreeSet<String>,
     looked_at: u64,
     scan_at: Instant,
@@ -117,6 +119,8 @@ struct Closed {
     entry: Entry,
     /// As it looked when it was known to hold what the entry says.
     looked: Option<Looks>,
+    /// Since when it was not seen.
+    missing: Option<Instant>,
 }
 
 impl Follower {
@@ -126,7 +130,7 @@ impl Follower {
         let state = State::load(&directory)?.unwrap_or_default();
         let closed = state.files.into_iter().map(|entry| {
             let key = (entry.device, entry.inode);
-            (key, Closed { entry, looked: None })
+            (key, Closed { entry, looked: None, missing: None })
         });
         Ok(Self {
             config,
@@ -137,6 +141,7 @@ impl Follower {
             last_tail: 0,
             closed: closed.collect(),
             unclear: HashMap::new(),
+            unsettled: false,
             patterns: state.patterns,
             looked_at: state.looked_at,
             scan_at: now,
@@ -221,7 +226,7 @@ impl Follower {
             let began = Instant::now();
             self.scan(now);
             let blind = self.watch.trouble().is_some() || self.watch.fd().is_none();
-            let unclear = !self.unclear.is_empty();
+            let unclear = self.unsettled || !self.unclear.is_empty();
             self.scan_at = now
                 + if unclear {
                     SCAN_PAUSE * 5
@@ -398,7 +403,7 @@ impl Follower {
         self.save_at.get_or_insert(Instant::now() + SAVE_EVERY);
         if let (Some(entry), true) = (tail.entry(), tail.is_linked()) {
             tracing::debug!("{}: a rotated file is at rest", tail.path.display());
-            self.closed.insert((entry.device, entry.inode), Closed { entry, looked: tail.looks() });
+            self.closed.insert((entry.device, entry.inode), Closed { entry, looked: tail.looks(), missing: None });
         }
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::name::{age, is_compressed, is_rotated};
 use super::print::{self, Digested};
 use super::state::Entry;
-use super::tail::{Key, Tail, key, looks};
+use super::tail::{Key, Tail, key, looks, nowhere};
 use super::{Closed, Follower, OPEN_MAX};
 use crate::glob::{self, Found};
 use crate::split::Position;
@@ -24,6 +24,10 @@ use crate::split::Position;
 const CLOCK_SLACK: u64 = 2;
 /// Earlier generations of a path that are remembered.
 const CLOSED_MAX: usize = 64;
+/// A file that is not seen for so long is gone.
+const MISSING_MAX: Duration = Duration::from_secs(30);
+/// How long a copy of a file is looked for that was cut to nothing.
+const SEEK_MAX: Duration = Duration::from_secs(1);
 /// A file that began like another one and did not become a copy of it within this is a file of its own.
 const UNCLEAR_MAX: Duration = Duration::from_secs(2);
 
@@ -33,6 +37,17 @@ struct Present {
     metadata: Metadata,
     /// Its pattern is followed for the first time.
     is_first: bool,
+}
+
+impl Present {
+    /// Opens it, if its name has not become that of another file meanwhile.
+    fn open(&self) -> io::Result<File> {
+        let file = open(&self.path)?;
+        match key(&file.metadata()?) == key(&self.metadata) {
+            true => Ok(file),
+            false => Err(io::Error::new(ErrorKind::NotFound, "it has another name by now")),
+        }
+    }
 }
 
 /// All files of one lane that are there.
@@ -56,6 +71,7 @@ impl Follower {
         let looked_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         self.condition.denied.clear();
         self.condition.trouble.clear();
+        self.unsettled = false;
         // Watched before they are read: what comes in between is told.
         let mut found = Found::walk(&self.config.patterns);
         self.watch_all(&found);
@@ -78,7 +94,7 @@ impl Follower {
         for (path, generations) in lanes {
             self.look_at(&path, generations, &mut seen, now);
         }
-        self.forget(&seen);
+        self.forget(&seen, now);
         self.lanes.retain(|_, lane| !lane.tails.is_empty() || lane.current.is_some());
         self.patterns = self.config.patterns.iter().map(|pattern| pattern.text().to_owned()).collect();
         let was_first = std::mem::replace(&mut self.looked_at, looked_at) == 0;
@@ -184,6 +200,9 @@ impl Follower {
     fn look_at(&mut self, path: &Path, generations: Generations, seen: &mut HashSet<Key>, now: Instant) {
         let Generations { current, mut earlier, blind } = generations;
         seen.extend(earlier.iter().chain(&current).map(|present| key(&present.metadata)));
+        // A file that is renamed while the directory is read may be seen under both names, or under none.
+        let mut names: HashSet<Key> = current.iter().map(|present| key(&present.metadata)).collect();
+        earlier.retain(|present| names.insert(key(&present.metadata)));
         earlier.drain(..earlier.len().saturating_sub(CLOSED_MAX));
         if blind {
             seen.extend(self.closed.iter().filter(|(_, closed)| closed.entry.path == path).map(|(key, _)| *key));
@@ -226,7 +245,7 @@ impl Follower {
             if Some(copy) == tail.key || tail.print.head.is_empty() {
                 continue;
             }
-            if let Ok(file) = open(&present.path)
+            if let Ok(file) = present.open()
                 && tail.print.holds(&file, present.metadata.len()).unwrap_or(false)
                 && tail.take_copy(file, now).is_ok()
             {
@@ -241,9 +260,14 @@ impl Follower {
                 return;
             }
         }
+        // While names change, a look may miss one.
+        if now < tail.seek(now) + SEEK_MAX {
+            self.unsettled = true;
+            return;
+        }
         let lost = tail.incomplete();
         tracing::info!(lost, "{} holds something else now, and there is no copy of what it held", tail.path.display());
-        tail.lose(now);
+        tail.lose();
     }
 
     /// A file that is open, or known from before, is followed further. False for one that is not known.
@@ -267,10 +291,10 @@ impl Follower {
         if closed.looked == Some(looks(&present.metadata)) && !is_own {
             return true;
         }
-        let file = match open(&present.path) {
+        let file = match present.open() {
             Ok(file) => file,
             Err(error) => {
-                self.condition.denied.push((present.path.clone(), error.to_string()));
+                self.deny(&present.path, &error);
                 return true;
             }
         };
@@ -287,7 +311,7 @@ impl Follower {
         let Some(closed) = self.closed.remove(&key) else { return true };
         match Tail::resume(&closed.entry, file, self.config.rules.clone(), now) {
             Ok(tail) => self.add(tail, is_own, now),
-            Err(error) => self.condition.denied.push((present.path.clone(), error.to_string())),
+            Err(error) => self.deny(&present.path, &error),
         }
         true
     }
@@ -306,7 +330,7 @@ impl Follower {
             let Some(entry) = self.closed.get(&orphan).map(|closed| closed.entry.clone()) else { continue };
             let found = unknown.iter().position(|present| {
                 let holds = |file| entry.digested.holds(&file, present.metadata.len(), entry.position.offset);
-                open(&present.path).and_then(holds).unwrap_or(false)
+                present.open().and_then(holds).unwrap_or(false)
             });
             let Some(at) = found else { continue };
             let present = unknown.remove(at);
@@ -315,19 +339,18 @@ impl Follower {
             let entry = Entry { device, inode, ..entry };
             if present.metadata.len() <= entry.position.offset {
                 let looked = Some(looks(&present.metadata));
-                self.closed.insert((device, inode), Closed { entry, looked });
+                self.closed.insert((device, inode), Closed { entry, looked, missing: None });
                 continue;
             }
             tracing::info!("the rest of {} is read from {}", path.display(), present.path.display());
-            let resumed =
-                open(&present.path).and_then(|file| Tail::resume(&entry, file, self.config.rules.clone(), now));
+            let resumed = present.open().and_then(|file| Tail::resume(&entry, file, self.config.rules.clone(), now));
             match resumed {
                 Ok(mut tail) => {
                     tail.saved = false;
                     tail.ends();
                     self.add(tail, false, now);
                 }
-                Err(error) => self.condition.denied.push((present.path, error.to_string())),
+                Err(error) => self.deny(&present.path, &error),
             }
         }
     }
@@ -341,7 +364,10 @@ impl Follower {
         if !is_new {
             return self.remember(path, present, false);
         }
-        let Ok(file) = open(&present.path) else { return };
+        let file = match present.open() {
+            Ok(file) => file,
+            Err(error) => return self.deny(&present.path, &error),
+        };
         match self.likeness(path, &file, present.metadata.len()) {
             Likeness::Copy => {
                 self.unclear.remove(&key);
@@ -401,7 +427,7 @@ impl Follower {
             }
             return;
         }
-        let adopted = open(&present.path).and_then(|file| {
+        let adopted = present.open().and_then(|file| {
             Tail::adopt(path.to_owned(), file, from_end, crate::outbox::new_epoch(), self.config.rules.clone(), now)
         });
         match adopted {
@@ -411,12 +437,20 @@ impl Follower {
                 tracing::info!("{}: followed from its {how}", present.path.display());
             }
             Err(error) => {
-                self.condition.denied.push((present.path.clone(), error.to_string()));
+                self.deny(&present.path, &error);
                 if from_end {
                     // It was there: when it can be read some day, what is in it now is still not new.
                     self.remember(path, present, false);
                 }
             }
+        }
+    }
+
+    /// A file that cannot be opened: another name is no trouble, the next look finds it.
+    fn deny(&mut self, path: &Path, error: &io::Error) {
+        match error.kind() {
+            ErrorKind::NotFound => self.unsettled = true,
+            _ => self.condition.denied.push((path.to_owned(), error.to_string())),
         }
     }
 
@@ -427,7 +461,7 @@ impl Follower {
             return;
         }
         let (device, inode) = key(&present.metadata);
-        let head = open(&present.path).and_then(|file| print::head(&file)).unwrap_or_default();
+        let head = present.open().and_then(|file| print::head(&file)).unwrap_or_default();
         let entry = Entry {
             path: path.to_owned(),
             device,
@@ -438,7 +472,7 @@ impl Follower {
             cuts: Vec::new(),
             copy,
         };
-        self.closed.insert((device, inode), Closed { entry, looked: Some(looks(&present.metadata)) });
+        self.closed.insert((device, inode), Closed { entry, looked: Some(looks(&present.metadata)), missing: None });
     }
 
     /// Whether no more files can be opened.
@@ -452,8 +486,14 @@ impl Follower {
     }
 
     fn add(&mut self, mut tail: Tail, at_path: bool, now: Instant) {
-        if let Some(key) = tail.key {
-            self.closed.remove(&key);
+        // What another file of this inode held may still be seen in a copy.
+        if let Some(mut closed) = tail.key.and_then(|key| self.closed.remove(&key))
+            && closed.entry.epoch != tail.epoch
+            && !closed.entry.copy
+        {
+            (closed.entry.device, closed.entry.inode) = nowhere(closed.entry.epoch);
+            closed.looked = None;
+            self.closed.insert(nowhere(closed.entry.epoch), closed);
         }
         if !at_path {
             tail.rotated_at = Some(now);
@@ -482,11 +522,15 @@ impl Follower {
         }
     }
 
-    /// Files that are gone are forgotten; those of a directory that is away just now are not.
-    fn forget(&mut self, seen: &HashSet<Key>) {
+    /// Files that are gone for some time are forgotten; those of a directory that is away just now are not.
+    fn forget(&mut self, seen: &HashSet<Key>, now: Instant) {
         self.closed.retain(|key, closed| {
-            let is_away = closed.entry.path.parent().is_none_or(|directory| std::fs::read_dir(directory).is_err());
-            seen.contains(key) || is_away
+            let is_away = || closed.entry.path.parent().is_none_or(|directory| std::fs::read_dir(directory).is_err());
+            if seen.contains(key) || is_away() {
+                closed.missing = None;
+                return true;
+            }
+            now < *closed.missing.get_or_insert(now) + MISSING_MAX
         });
         self.unclear.retain(|key, _| seen.contains(key));
     }

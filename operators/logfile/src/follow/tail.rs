@@ -28,6 +28,11 @@ pub(crate) fn key(metadata: &Metadata) -> Key {
     (metadata.dev(), metadata.ino())
 }
 
+/// The key of what no file holds, as far as we know; a copy of it is looked for.
+pub(crate) fn nowhere(epoch: u64) -> Key {
+    (u64::MAX, epoch)
+}
+
 pub(crate) fn looks(metadata: &Metadata) -> Looks {
     (metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }
@@ -38,7 +43,7 @@ pub(crate) struct Tail {
     /// The same as a header's value.
     pub(crate) channel: Arc<str>,
     file: File,
-    /// None once the file holds something else, and no copy was found.
+    /// None once the file holds something else.
     pub(crate) key: Option<Key>,
     pub(crate) print: Print,
     splitter: Splitter,
@@ -56,6 +61,8 @@ pub(crate) struct Tail {
     grown_at: Instant,
     /// Since when another file, or none, has the path.
     pub(crate) rotated_at: Option<Instant>,
+    /// Since when a copy is looked for, because the file holds something else.
+    sought_since: Option<Instant>,
     /// It is a copy, and does not grow any more.
     is_copy: bool,
     /// Nothing more is read from it.
@@ -133,6 +140,7 @@ impl Tail {
             looked: None,
             grown_at: now,
             rotated_at: None,
+            sought_since: None,
             is_copy: false,
             finished: false,
             saved: false,
@@ -142,7 +150,10 @@ impl Tail {
     /// Reads on. What was read counts only if the file is still the same after it was read.
     pub(crate) fn read(&mut self, now: Instant) -> io::Result<Look> {
         let metadata = self.file.metadata()?;
-        if self.finished || (metadata.len() == self.print.offset && self.looked == Some(looks(&metadata))) {
+        if self.finished
+            || self.sought_since.is_some()
+            || (metadata.len() == self.print.offset && self.looked == Some(looks(&metadata)))
+        {
             return Ok(Look::End);
         }
         let bytes = print::read(&self.file, self.print.offset, CHUNK_BYTES)?;
@@ -171,6 +182,9 @@ impl Tail {
 
     /// Whether the file still holds what was read from it, without reading on.
     pub(crate) fn holds(&mut self) -> io::Result<bool> {
+        if self.sought_since.is_some() {
+            return Ok(false);
+        }
         let size = self.file.metadata()?.len();
         if self.print.head.is_empty() && size > 0 && self.print.offset == 0 {
             // Enough to tell it from a copy.
@@ -187,8 +201,18 @@ impl Tail {
         self.looked = None;
         self.hot = true;
         self.is_copy = true;
+        self.sought_since = None;
         self.rotated_at.get_or_insert(now);
         Ok(())
+    }
+
+    /// No copy is seen: since when.
+    pub(crate) fn seek(&mut self, now: Instant) -> Instant {
+        self.rotated_at.get_or_insert(now);
+        if self.key.take().is_some() {
+            self.saved = false;
+        }
+        *self.sought_since.get_or_insert(now)
     }
 
     /// It is a copy of what was followed: it ends where it ends.
@@ -197,9 +221,8 @@ impl Tail {
     }
 
     /// Nothing more can be read.
-    pub(crate) fn lose(&mut self, now: Instant) {
-        self.key = None;
-        self.rotated_at.get_or_insert(now);
+    pub(crate) fn lose(&mut self) {
+        self.sought_since = None;
         self.finish();
     }
 
@@ -284,7 +307,11 @@ impl Tail {
 
     /// What is to be written down; none when there is nothing to come back to.
     pub(crate) fn entry(&self) -> Option<Entry> {
-        let (device, inode) = self.key?;
+        let (device, inode) = match (self.key, self.sought_since) {
+            (Some(key), _) => key,
+            (None, Some(_)) => nowhere(self.epoch),
+            (None, None) => return None,
+        };
         Some(Entry {
             path: self.path.clone(),
             device,
