@@ -12,6 +12,7 @@ mod halt;
 mod harness;
 mod identity;
 mod ids;
+mod logfile;
 mod outage;
 mod package;
 mod reload;
@@ -25,6 +26,7 @@ fn main() {
         halt::scenarios(),
         identity::scenarios(),
         ids::scenarios(),
+        logfile::scenarios(),
         faults::scenarios(),
         outage::scenarios(),
         durable::scenarios(),

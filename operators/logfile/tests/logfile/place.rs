@@ -158,7 +158,7 @@ impl Drop for Place {
         if std::thread::panicking() {
             for name in ["eeveed.out", "logfile.out"] {
                 let log = std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
-                let from = log.floor_char_boundary(log.len().saturating_sub(8_000_000));
+                let from = log.floor_char_boundary(log.len().saturating_sub(20_000));
                 eprintln!("--- {name} ---\n{}", &log[from..]);
             }
         }
