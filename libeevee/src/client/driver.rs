@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{Connect, Link, PREDECESSOR};
@@ -19,6 +20,9 @@ use super::reconnect::Backoff;
 use super::shared::{Phase, Shared, State, Taken, away};
 use crate::error::{Error, ErrorKind};
 use crate::wire::{Code, Content, Frame, Text};
+
+/// After so many messages their users have a turn before more is read: what was just written into a cache is still there.
+const MANY: usize = 64;
 
 /// A connection that lasted so long was a good one: the next attempt after it is made at once.
 const GOOD_CONNECTION: Duration = Duration::from_secs(1);
@@ -34,6 +38,8 @@ pub(super) struct Driver {
     pub(super) routes: HashMap<u32, Route, BuildHasherDefault<NumberHasher>>,
     /// Those of them that have something which is not handed over yet.
     pub(super) fed: Vec<u32>,
+    /// How much was handed over since their users had a turn.
+    pub(super) handed_over: usize,
     /// The highest message id that this client knows of.
     pub(super) highest: u64,
     /// What was taken from the outbox, and how much of it is written.
@@ -90,6 +96,7 @@ impl Driver {
             link,
             routes: HashMap::default(),
             fed: Vec::new(),
+            handed_over: 0,
             highest,
             writing: Vec::new(),
             written: 0,
@@ -197,7 +204,13 @@ impl Driver {
             // Reading goes first, and cannot starve writing, which is tried in each round.
             tokio::select! {
                 biased;
-                filled = self.link.read.fill() => self.accept(filled)?,
+                filled = self.link.read.fill() => {
+                    self.accept(filled)?;
+                    if self.handed_over >= MANY {
+                        self.handed_over = 0;
+                        yield_now().await;
+                    }
+                }
                 ready = self.link.write.writable(), if blocked => ready.map_err(write_error)?,
                 () = self.shared.wake.notified(), if !blocked => {}
             }

@@ -75,6 +75,7 @@ impl Driver {
     fn hand_over(&mut self) {
         for number in self.fed.drain(..) {
             if let Some(route) = self.routes.get_mut(&number) {
+                self.handed_over += route.arrived.len();
                 route.events.append(&mut route.arrived);
             }
         }

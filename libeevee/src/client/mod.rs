@@ -118,7 +118,8 @@ impl Client {
     /// [`ErrorKind::TooLarge`] for a document beyond the bus's frame limit; [`ErrorKind::Closed`]; [`ErrorKind::Auth`]
     /// when the bus will not have this client any more.
     pub async fn publish(&self, message: impl Into<Outgoing>) -> Result<(), Error> {
-        self.publish_with(message.into()).await.map(drop)
+        let message = message.into();
+        self.shared.publish(&message).await.map(drop)
     }
 
     /// As [`Client::publish`]; returns the number by which a [`Notice::Refused`] would name this message.
@@ -126,7 +127,7 @@ impl Client {
     /// # Errors
     /// As [`Client::publish`].
     pub async fn publish_with(&self, message: Outgoing) -> Result<u32, Error> {
-        self.shared.publish(message).await
+        self.shared.publish(&message).await
     }
 
     /// As [`Client::publish`], and waits no longer than `within` for credit and for a bus that is away. Where it fails,

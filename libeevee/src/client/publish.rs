@@ -79,13 +79,13 @@ impl Outgoing {
 impl Shared {
     /// Publishes what nobody waits for an answer to: no frame is made of it first, it is written where it goes out. Returns
     /// its number.
-    pub(super) async fn publish(&self, message: Outgoing) -> Result<u32, Error> {
+    pub(super) async fn publish(&self, message: &Outgoing) -> Result<u32, Error> {
         // A publisher whose credit never ends lets others have their turn now and then; the driver is one of them.
         consume_budget().await;
-        if let Some(number) = self.try_publish(&message, false)? {
+        if let Some(number) = self.try_publish(message, false)? {
             return Ok(number);
         }
-        self.in_turn(|| self.try_publish(&message, true)).await
+        self.in_turn(|| self.try_publish(message, true)).await
     }
 
     fn try_publish(&self, message: &Outgoing, my_turn: bool) -> Result<Option<u32>, Error> {

@@ -16,10 +16,9 @@ use crate::error::{Error, ErrorKind};
 use crate::wire::limits::SUBSCRIPTION_FILTERS_MAX;
 use crate::wire::{Overflow, Subscribe};
 
-/// The default window in messages: enough that the bus never waits for a grant of a subscriber that keeps up. Half of it is
-/// what a subscriber takes while its grant is on its way and the bus has others to serve: at 4 million messages a second,
-/// an eighth of a millisecond.
-const WINDOW_MESSAGES: u64 = 1024;
+/// The default window in messages: so many that for small ones, too, it is the bytes which bound it. A process that waits
+/// for its processor grants nothing for some milliseconds, and the bus has to queue what a window does not take.
+const WINDOW_MESSAGES: u64 = 4096;
 
 /// The default window in bytes of documents.
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -170,7 +169,7 @@ impl SubscribeBuilder {
         self
     }
 
-    /// How much may be delivered here and not yet taken from the [`Subscription`]: by default 1,024 messages and 1 MiB of
+    /// How much may be delivered here and not yet taken from the [`Subscription`]: by default 4,096 messages and 1 MiB of
     /// documents, for a durable one 100 messages. At least 1 each; one message may go beyond the bytes.
     ///
     /// For a durable subscription this is how much may be in flight: delivered, and neither acknowledged nor given back. A

@@ -26,6 +26,10 @@ use crate::wire::{Content, Frame};
 /// How long after it expired here the bus looks at a message: longer than two clocks may differ by.
 const RETURNED: Duration = Duration::from_millis(100);
 
+/// Tokio gives a task a turn of 128 steps. So many messages are one: what the driver reads at once is taken in less than a
+/// turn, or what waits here would only grow until the window is full.
+const TURN: u32 = 4;
+
 /// What a subscription yields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -68,6 +72,8 @@ pub struct Subscription {
     taken: (u64, u64),
     /// How many make a grant worth a frame.
     grant_at: (u64, u64),
+    /// Taken since tokio was last asked whether others have their turn.
+    in_turn: u32,
     failure: Option<Error>,
     shared: Arc<Shared>,
 }
@@ -82,7 +88,18 @@ impl Subscription {
         window: (u64, u64),
     ) -> Self {
         let grant_at = (window.0.div_ceil(2), window.1.div_ceil(2));
-        Self { number, durable, events, here: VecDeque::new(), age_max, taken: (0, 0), grant_at, failure: None, shared }
+        Self {
+            number,
+            durable,
+            events,
+            here: VecDeque::new(),
+            age_max,
+            taken: (0, 0),
+            grant_at,
+            in_turn: 0,
+            failure: None,
+            shared,
+        }
     }
 
     /// The next event; `None` when the client was closed, or the subscription ended, and everything was taken. Dropping
@@ -152,14 +169,17 @@ impl Subscription {
     #[inline]
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         // A user whose messages are always here lets others have their turn now and then; the driver is one of them.
-        let turn = ready!(coop::poll_proceed(cx));
+        if self.in_turn >= TURN {
+            ready!(coop::poll_proceed(cx)).made_progress();
+            self.in_turn = 0;
+        }
         loop {
             while let Some(item) = self.here.pop_front() {
+                self.in_turn += 1;
                 let taken = self.take(item);
                 if let Some(None) = taken {
                     continue;
                 }
-                turn.made_progress();
                 return Poll::Ready(taken.flatten());
             }
             if ready!(self.events.poll_take(&mut self.here, cx)) == More::Never {

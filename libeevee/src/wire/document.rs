@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::limits::HEADERS_MAX;
 use super::read::{Reader, put_bytes};
 use super::{Code, DocumentView, WireError};
-use crate::header::{HeaderError, Headers, check_key, check_value, is_plain_key, is_plain_value};
+use crate::header::{HeaderError, Headers, check_key, check_value, is_plain_key, is_plain_value, key_bit};
 use crate::message::Document;
 
 /// A checked document in its wire form, sharing the bytes of the frame that it came in.
@@ -108,7 +108,6 @@ pub(super) fn check_headers(reader: &mut Reader<'_>) -> Result<(), WireError> {
         return Err(too_many(count));
     }
     let first = *reader;
-    // One bit for each key, or for several: most keys differ from all earlier ones in theirs.
     let mut seen = 0_u64;
     for at in 0..count {
         let here = *reader;
@@ -120,7 +119,7 @@ pub(super) fn check_headers(reader: &mut Reader<'_>) -> Result<(), WireError> {
         if !is_plain_value(reader.bytes()?) {
             check_value(text(here)?, text(value_here)?).map_err(refuse)?;
         }
-        let bit = 1 << ((key.len() + 5 * usize::from(key[0]) + 11 * usize::from(key[key.len() - 1])) % 64);
+        let bit = key_bit(key);
         if seen & bit != 0 && is_earlier(first, at, key) {
             return Err(refuse(HeaderError::Duplicate(text(here)?.to_owned())));
         }

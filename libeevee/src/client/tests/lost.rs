@@ -45,7 +45,7 @@ async fn subscriptions_go_on_with_their_numbers_and_a_gap() {
         let ((a, subscribe), (b, _)) = (peer.subscribe().await, peer.subscribe().await);
         assert_eq!((a, b), (one, two));
         assert_eq!(subscribe.filters, ["type=test"]);
-        assert_eq!(subscribe.window_messages, 1023);
+        assert_eq!(subscribe.window_messages, 4095);
         peer.send(a, Content::Ok).await;
         peer.send(b, Content::Ok).await;
         peer
