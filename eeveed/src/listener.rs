@@ -28,12 +28,12 @@ pub(crate) struct Connections {
 }
 
 /// One connection among those of its uid, until it is dropped, however its task ends.
-struct Counted {
+pub(crate) struct CountedOfUid {
     uid: u32,
     connections: Rc<Connections>,
 }
 
-impl Counted {
+impl CountedOfUid {
     /// Beside it, how many there are now.
     fn new(connections: &Rc<Connections>, uid: u32) -> (Self, usize) {
         let mut of_uid = connections.of_uid.borrow_mut();
@@ -43,7 +43,7 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedOfUid {
     fn drop(&mut self) {
         let mut of_uid = self.connections.of_uid.borrow_mut();
         if let Some(count) = of_uid.get_mut(&self.uid) {
@@ -119,12 +119,8 @@ pub(crate) fn resume(hub: &Rc<Hub>, connections: &Rc<Connections>, kept: Kept) -
     let unwritten = output.len();
     let outlet = Rc::new(Outlet::new(stream, output));
     hub.reopen(key, &outlet);
-    let (counted, _) = Counted::new(connections, uid);
-    let hub = hub.clone();
-    tokio::task::spawn_local(async move {
-        let _counted = counted;
-        session::resume(hub, key, outlet, input, unwritten, frame_bytes_max).await;
-    });
+    let (counted, _) = CountedOfUid::new(connections, uid);
+    session::resume(hub.clone(), key, outlet, input, unwritten, frame_bytes_max, counted);
     true
 }
 
@@ -133,7 +129,7 @@ fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream, input
     let Ok(peer) = stream.peer_cred() else { return };
     let kernel = Kernel { uid: peer.uid(), pid: peer.pid() };
     let limits = hub.limits();
-    let (counted, count) = Counted::new(connections, kernel.uid);
+    let (counted, count) = CountedOfUid::new(connections, kernel.uid);
     let hub = hub.clone();
     if count > limits.connections_per_uid {
         let (max, value) = (limits.connections_per_uid as u64, count as u64);
@@ -155,10 +151,7 @@ fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream, input
         waiting.push_back(displaced.clone());
     }
     let place = Waiting { displaced, connections: connections.clone() };
-    tokio::task::spawn_local(async move {
-        let _counted = counted;
-        session::serve(hub, stream, kernel, place, input).await;
-    });
+    tokio::task::spawn_local(session::greet(hub, stream, kernel, place, input, counted));
 }
 
 /// One line a minute for each uid, however often it knocks.

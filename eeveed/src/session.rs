@@ -9,13 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use libeevee::wire::{Code, Content, Frame, Refusal, WireError, frame_length};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::core::{Event, Rest, SessionKey, refusal};
-use crate::handover::Kept;
+use crate::handover::{self, Kept};
 use crate::handshake::{self, Kernel, Outcome};
 use crate::hub::Hub;
-use crate::listener::Waiting;
+use crate::listener::{CountedOfUid, Waiting};
 use crate::outlet::{Left, Outlet};
 
 /// How much is read at once. Several sessions have their turns between two such chunks.
@@ -40,9 +40,17 @@ const FAREWELL_TIME: Duration = Duration::from_secs(1);
 /// How long a launcher may keep its connection after its answer.
 const LAUNCHER_TIME: Duration = Duration::from_secs(5);
 
-/// One connection, from Hello to its end.
-pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, waiting: Waiting, input: Vec<u8>) {
-    let _task = hub.handover.task();
+/// One connection until its Hello is judged. What comes of it has a task of its own, which is much smaller: there may be
+/// thousands that are idle.
+pub(crate) async fn greet(
+    hub: Rc<Hub>,
+    stream: UnixStream,
+    kernel: Kernel,
+    waiting: Waiting,
+    input: Vec<u8>,
+    counted: CountedOfUid,
+) {
+    let task = hub.handover.task();
     let limits = hub.limits();
     let mut connection = Connection::new(Outlet::new(stream, Vec::new()), input, limits.frame_bytes);
     let hello = tokio::select! {
@@ -64,7 +72,7 @@ pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, wait
             let key = hub.open(&connection.outlet);
             hub.step(Event::Join { session: key, identity, peer, module });
             drop(judging);
-            connection.run_to_the_end(&hub, key).await;
+            tokio::task::spawn_local(connection.serve(hub, key, (counted, task)));
         }
         Ok(Outcome::Launch(welcome)) => {
             connection.farewell(&hub, &welcome.encode()).await;
@@ -88,29 +96,32 @@ pub(crate) async fn serve(hub: Rc<Hub>, stream: UnixStream, kernel: Kernel, wait
     }
 }
 
-/// A session that the last run handed over, to its end. `output` comes before everything that the core has for it.
-pub(crate) async fn resume(
+/// A session that the last run handed over, to its end. `unwritten` is what comes before everything that the core has for
+/// it, and stands in the outlet.
+pub(crate) fn resume(
     hub: Rc<Hub>,
     key: SessionKey,
     outlet: Rc<Outlet>,
     input: Vec<u8>,
     unwritten: usize,
     frame_bytes_max: usize,
+    counted: CountedOfUid,
 ) {
-    let _task = hub.handover.task();
+    let task = hub.handover.task();
     hub.with_core(|core| core.count_unwritten(key, unwritten));
-    Connection::resume(outlet, input, frame_bytes_max).run_to_the_end(&hub, key).await;
+    let connection = Connection::resume(outlet, input, frame_bytes_max);
+    tokio::task::spawn_local(connection.serve(hub, key, (counted, task)));
 }
 
 /// Closes the session when its task ends, even by a panic: then the id that it held must be free, and others go on.
-struct Joined<'a> {
-    hub: &'a Rc<Hub>,
+struct Joined {
+    hub: Rc<Hub>,
     key: SessionKey,
     /// The next run goes on with it.
     handed_over: bool,
 }
 
-impl Drop for Joined<'_> {
+impl Drop for Joined {
     fn drop(&mut self) {
         if self.handed_over {
             self.hub.detach(self.key);
@@ -163,11 +174,12 @@ impl Connection {
         }
     }
 
-    async fn run_to_the_end(mut self, hub: &Rc<Hub>, key: SessionKey) {
+    /// A session to its end. `_counted` are dropped after it.
+    async fn serve(mut self, hub: Rc<Hub>, key: SessionKey, _counted: (CountedOfUid, handover::Counted)) {
         let mut joined = Joined { hub, key, handed_over: false };
-        joined.handed_over = self.run(hub, key).await;
+        joined.handed_over = self.run(&joined.hub, key).await;
         if joined.handed_over {
-            self.hand_over(hub, Some(key));
+            self.hand_over(&joined.hub, Some(key));
         }
     }
 
@@ -217,7 +229,7 @@ impl Connection {
                 // Behind what is half written, the error that ends it.
                 let mut last = outlet.take_output();
                 hub.with_core(|core| core.output(hub.now(), key, 0, &mut last));
-                self.farewell(hub, &last).await;
+                Box::pin(self.farewell(hub, &last)).await;
                 return false;
             }
             // Everything that came before a half close is answered, also what is still being carried out.
@@ -241,9 +253,11 @@ impl Connection {
                 self.partial_since = None;
             }
             let overdue = self.partial_since.map(|since| since + FRAME_TIME);
+            // Kept apart, because an idle session has none.
+            let timer = starved.then(|| Instant::now() + MEMORY_TIME).into_iter().chain(overdue).min();
+            let mut timer = timer.map(|at| Box::pin(sleep_until(at)));
             tokio::select! {
                 () = outlet.notify.notified() => {}
-                () = sleep(MEMORY_TIME), if starved => {}
                 ready = outlet.stream.writable(), if has_output => {
                     if ready.is_err() {
                         return false;
@@ -262,7 +276,10 @@ impl Connection {
                         Read::Failed => return false,
                     }
                 }
-                () = async { sleep_until(overdue.unwrap_or_else(Instant::now)).await }, if overdue.is_some() => {
+                () = async { if let Some(timer) = &mut timer { timer.await } }, if timer.is_some() => {
+                    if overdue.is_none_or(|overdue| Instant::now() < overdue) {
+                        continue; // There may be memory now.
+                    }
                     self.partial_since = None;
                     let text = format!("a frame was begun and not finished within {} s", FRAME_TIME.as_secs());
                     let limit = FRAME_TIME.as_secs();

@@ -41,6 +41,16 @@ impl<'a> View<'a> {
     }
 }
 
+impl<'a> View<'a> {
+    /// A header, or the source.
+    fn text(&self, key: &str) -> Option<&'a str> {
+        if key == "source" {
+            return Some(self.source);
+        }
+        self.headers.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
+    }
+}
+
 impl Fields for View<'_> {
     fn field(&self, key: &str) -> Option<Cow<'_, str>> {
         match key {
@@ -49,7 +59,7 @@ impl Fields for View<'_> {
             "timestamp" => Some(self.timestamp.to_string().into()),
             "cause" => self.cause.map(|cause| cause.to_string().into()),
             "hops" => Some(self.hops.to_string().into()),
-            _ => self.headers.iter().find(|(k, _)| *k == key).map(|(_, value)| (*value).into()),
+            _ => self.text(key).map(Cow::Borrowed),
         }
     }
 }
@@ -127,9 +137,18 @@ impl Index {
     /// Each subscription that wants the message, once.
     pub(crate) fn find(&self, view: &View<'_>) -> Found {
         let mut found = Found::new();
-        for (key, value) in view.headers.iter().copied().chain([("source", view.source)]) {
-            if let Some(bucket) = self.equal.get(key).and_then(|by_value| by_value.get(value)) {
-                self.check(bucket, view, &mut found);
+        // By the keys that filters stand under where these are few, as they mostly are; else by those of the message.
+        if self.equal.len() <= view.headers.len() {
+            for (key, by_value) in &self.equal {
+                if let Some(bucket) = view.text(key).and_then(|value| by_value.get(value)) {
+                    self.check(bucket, view, &mut found);
+                }
+            }
+        } else {
+            for (key, value) in view.headers.iter().copied().chain([("source", view.source)]) {
+                if let Some(bucket) = self.equal.get(key).and_then(|by_value| by_value.get(value)) {
+                    self.check(bucket, view, &mut found);
+                }
             }
         }
         self.check(&self.rest, view, &mut found);

@@ -39,6 +39,15 @@ impl Core {
         frame_bytes_max: usize,
         actions: &mut Vec<Action>,
     ) -> Taken {
+        let taken = self.take_frames(now, key, input, frame_bytes_max);
+        if self.anybody_starves() {
+            self.feed();
+        }
+        actions.append(&mut self.actions);
+        taken
+    }
+
+    pub(super) fn take_frames(&mut self, now: Now, key: SessionKey, input: &[u8], frame_bytes_max: usize) -> Taken {
         let mut at = 0;
         // The session may have answers from before.
         self.answered = true;
@@ -46,6 +55,7 @@ impl Core {
             if std::mem::take(&mut self.answered) && !self.takes_frames(key) {
                 break Rest::Held;
             }
+            at += self.take_plain(now, key, &input[at..], frame_bytes_max);
             let rest = &input[at..];
             let length = match frame_length(rest, frame_bytes_max) {
                 Ok(None) => break Rest::Partial,
@@ -63,10 +73,6 @@ impl Core {
                 }
             }
         };
-        if self.anybody_starves() {
-            self.feed();
-        }
-        actions.append(&mut self.actions);
         Taken { bytes: at, rest }
     }
 
@@ -75,7 +81,7 @@ impl Core {
         self.control_backlog(key) < BACKLOG_BYTES
     }
 
-    pub(super) fn take_frame(&mut self, now: Now, key: SessionKey, frame: &[u8]) -> Result<(), WireError> {
+    fn take_frame(&mut self, now: Now, key: SessionKey, frame: &[u8]) -> Result<(), WireError> {
         const KIND: [u8; 2] = PUBLISH.to_le_bytes();
         if let [_, _, _, _, kind @ .., _, 0, n0, n1, n2, n3] = frame.first_chunk::<HEADER_BYTES>().unwrap_or(&[0; 12])
             && *kind == KIND

@@ -10,6 +10,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+use libeevee::wire::{DocumentView, RawPublish};
 
 use super::index::Slot;
 use super::session::SessionKey;
@@ -85,6 +86,8 @@ pub(crate) struct Memo {
     misses: u64,
     /// For so many messages it is not asked.
     rest: u32,
+    /// The place that was found last: mostly the next message is like it.
+    last: u32,
 }
 
 /// Enough for a hundred thousand different headers; beyond it the memo starts anew.
@@ -103,7 +106,36 @@ impl Memo {
         self.places.clear();
         self.known.clear();
         self.headers.clear();
-        (self.lists, self.hits, self.misses) = (0, 0, 0);
+        (self.lists, self.hits, self.misses, self.last) = (0, 0, 0, 0);
+    }
+
+    /// Reads the body of a Publish whose headers are known.
+    #[inline]
+    pub(super) fn read<'a>(&mut self, session: SessionKey, body: &'a [u8]) -> Option<(DocumentView<'a>, &Route)> {
+        if self.rest > 0 {
+            return None;
+        }
+        if let Some(last) = self.known.get(self.last as usize)
+            && last.session == session
+            && let Some(raw) = RawPublish::read_after(body, &self.headers[last.at as usize..][..last.len as usize])
+        {
+            self.hits += 1;
+            return Some((raw.known(), &last.route));
+        }
+        let raw = RawPublish::read(body)?;
+        let place = self.place(session, raw.header_bytes())?;
+        self.last = place;
+        self.hits += 1;
+        Some((raw.known(), &self.known[place as usize].route))
+    }
+
+    fn place(&self, session: SessionKey, headers: &[u8]) -> Option<u32> {
+        let (known, all) = (&self.known, &self.headers);
+        let is_it = |place: &u32| {
+            let known = &known[*place as usize];
+            known.session == session && all[known.at as usize..][..known.len as usize] == *headers
+        };
+        self.places.find(hash(&self.hasher, session, headers), is_it).copied()
     }
 
     /// The route of a message with these header bytes, if some like it went before. Then the bytes are well formed, too.
@@ -113,15 +145,10 @@ impl Memo {
             self.rest -= 1;
             return None;
         }
-        let (known, all) = (&self.known, &self.headers);
-        let found = self.places.find(hash(&self.hasher, session, headers), |place| {
-            let known = &known[*place as usize];
-            known.session == session && all[known.at as usize..][..known.len as usize] == *headers
-        });
-        match found {
+        match self.place(session, headers) {
             Some(place) => {
                 self.hits += 1;
-                Some(self.known[*place as usize].route.clone())
+                Some(self.known[place as usize].route.clone())
             }
             None => {
                 self.misses += 1;

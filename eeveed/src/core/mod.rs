@@ -15,6 +15,7 @@ mod memo;
 mod message;
 mod operator;
 mod permit;
+mod plain;
 mod publish;
 mod queue;
 mod reload;
@@ -243,7 +244,7 @@ impl Core {
     pub(crate) fn step(&mut self, now: Now, event: Event, actions: &mut Vec<Action>) {
         match event {
             #[cfg(test)]
-            Event::Frame { session, frame } => self.take_frame(now, session, &frame.encode()).unwrap(),
+            Event::Frame { session, frame } => _ = self.take_frames(now, session, &frame.encode(), usize::MAX),
             Event::BadFrame { session, error } => self.bad_frame(session, &error),
             Event::Join { session, identity, peer, module } => self.join(now, session, identity, peer, module),
             Event::Leave { session } => {

@@ -68,7 +68,7 @@ pub(super) struct Outgoing<'a> {
 const TOLD_BYTES_MAX: usize = 1024;
 
 /// When fewer ids than these are left, more are asked for.
-const IDS_LOW: u64 = 1 << 31;
+pub(super) const IDS_LOW: u64 = 1 << 31;
 
 /// Where it went.
 pub(super) struct Sent {
@@ -416,7 +416,7 @@ impl Core {
     }
 
     /// Delivers to live subscriptions: at once to those that can take it, else into their queues.
-    fn deliver(&mut self, now: Now, to: &[Slot], envelope: &Envelope<'_>, document: DocumentView<'_>) {
+    pub(super) fn deliver(&mut self, now: Now, to: &[Slot], envelope: &Envelope<'_>, document: DocumentView<'_>) {
         let mut head = std::mem::take(&mut self.head);
         head.clear();
         envelope.encode_into(&mut head);

@@ -128,6 +128,14 @@ impl Credit {
         self.owed_bytes += bytes;
     }
 
+    /// Takes what so many messages cost, all dealt with.
+    pub(super) const fn spend(&mut self, messages: u64, bytes: u64) {
+        self.messages -= messages;
+        self.bytes -= bytes as i64;
+        self.owed_messages += messages;
+        self.owed_bytes += bytes;
+    }
+
     /// What is to be granted now; small debts wait until they are worth a frame.
     pub(crate) fn grant(&mut self, now: Duration) -> Option<(u64, u64)> {
         let worth = self.owed_messages * 2 >= self.full_messages || self.owed_bytes * 2 >= self.full_bytes;

@@ -18,6 +18,7 @@ mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -49,10 +50,10 @@ pub(crate) struct Switch {
     phase: Cell<Phase>,
     changed: Notify,
     /// Connections whose Hello is being judged, which may not be interrupted.
-    judging: Cell<usize>,
+    judging: Rc<Cell<usize>>,
     /// Tasks of connections.
-    tasks: Cell<usize>,
-    ended: Notify,
+    tasks: Rc<Cell<usize>>,
+    ended: Rc<Notify>,
     kept: RefCell<Vec<Kept>>,
 }
 
@@ -71,19 +72,19 @@ pub(crate) struct Kept {
 }
 
 /// Counts a task until it is dropped, however it ends.
-pub(crate) struct Counted<'a> {
-    count: &'a Cell<usize>,
-    ended: &'a Notify,
+pub(crate) struct Counted {
+    count: Rc<Cell<usize>>,
+    ended: Rc<Notify>,
 }
 
-impl<'a> Counted<'a> {
-    fn new(count: &'a Cell<usize>, ended: &'a Notify) -> Self {
+impl Counted {
+    fn new(count: &Rc<Cell<usize>>, ended: &Rc<Notify>) -> Self {
         count.set(count.get() + 1);
-        Self { count, ended }
+        Self { count: count.clone(), ended: ended.clone() }
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.count.set(self.count.get() - 1);
         self.ended.notify_one();
@@ -115,11 +116,11 @@ impl Switch {
         }
     }
 
-    pub(crate) fn task(&self) -> Counted<'_> {
+    pub(crate) fn task(&self) -> Counted {
         Counted::new(&self.tasks, &self.ended)
     }
 
-    pub(crate) fn judging(&self) -> Counted<'_> {
+    pub(crate) fn judging(&self) -> Counted {
         Counted::new(&self.judging, &self.ended)
     }
 

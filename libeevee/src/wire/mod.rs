@@ -24,7 +24,7 @@ pub use self::content::Content;
 pub(crate) use self::deliver::{RawDeliver, delivered_to};
 pub use self::document::EncodedDocument;
 pub use self::frame::*;
-pub use self::publish::{DocumentView, Envelope, PUBLISH, RawPublish, put_deliver};
+pub use self::publish::{DocumentView, Envelope, Lead, PUBLISH, RawPublish, put_deliver};
 pub(crate) use self::read::{put_bytes, put_option, put_varint, varint_bytes};
 
 /// The protocol version spoken here.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::content::DELIVER;
 use super::read::{Reader, put_bytes, put_option, put_varint};
 use super::{EncodedDocument, WireError, begin, finish};
+use crate::header::{is_plain_key, is_plain_value};
 
 /// A checked document, borrowed from wherever it lies; its bytes are those of [`EncodedDocument::bytes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +31,9 @@ impl<'a> DocumentView<'a> {
 
     /// Key and value of each header.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        let mut reader = Reader::new(self.bytes);
-        let count = reader.varint().unwrap_or(0);
+        let mut texts = Texts::new(self.header_bytes());
         // The bytes were checked at construction, so that nothing here can fail.
-        (0..count).map_while(move |_| Some((reader.str().ok()?, reader.str().ok()?)))
+        std::iter::from_fn(move || Some((texts.next()?, texts.next()?)))
     }
 
     /// The same with bytes of its own.
@@ -84,6 +84,25 @@ impl<'a> RawPublish<'a> {
         })
     }
 
+    /// The same, if its headers are these bytes, which are headers that were checked before: nobody looks at them again.
+    #[inline]
+    pub fn read_after(body: &'a [u8], headers: &[u8]) -> Option<Self> {
+        let [0, hops, 0, 0, document @ ..] = body else { return None };
+        let rest = document.strip_prefix(headers)?;
+        // Where a list of headers ends stands in its bytes, so that none begins with another.
+        let all = match *rest {
+            [len @ 0..=250, ..] => 1 + usize::from(len),
+            [251, low, high, ..] if high > 0 || low >= 251 => 3 + usize::from(u16::from_le_bytes([low, high])),
+            _ => {
+                let mut reader = Reader::new(rest);
+                reader.bytes().ok()?;
+                reader.at()
+            }
+        };
+        let headers_end = headers.len();
+        (all == rest.len()).then_some(Self { cause: None, hops: *hops, epoch: 0, sequence: 0, document, headers_end })
+    }
+
     /// The bytes of the headers, which may still be wrong.
     pub fn header_bytes(&self) -> &'a [u8] {
         &self.document[..self.headers_end]
@@ -99,9 +118,58 @@ impl<'a> RawPublish<'a> {
     /// # Errors
     /// [`WireError`] with code malformed, too-many-headers, bad-header or duplicate-header.
     pub fn check(&self) -> Result<DocumentView<'a>, WireError> {
-        super::document::check_headers(&mut Reader::new(self.document))?;
+        if !are_plain_headers(self.header_bytes()) {
+            super::document::check_headers(&mut Reader::new(self.document))?;
+        }
         Ok(self.known())
     }
+}
+
+/// The texts of a list of headers, one after the other. Lengths below 128 are characters of UTF-8, so that mostly the whole
+/// list is one text, looked at once, and every text a part of it; else each is looked at by itself.
+struct Texts<'a> {
+    all: Option<&'a str>,
+    reader: Reader<'a>,
+}
+
+impl<'a> Texts<'a> {
+    fn new(headers: &'a [u8]) -> Self {
+        let mut reader = Reader::new(headers);
+        let _count = reader.varint();
+        Self { all: std::str::from_utf8(headers).ok(), reader }
+    }
+}
+
+impl<'a> Iterator for Texts<'a> {
+    type Item = &'a str;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a str> {
+        let Some(all) = self.all else { return self.reader.str().ok() };
+        let start = self.reader.at() + 1;
+        let text = all.get(start..start + usize::from(*all.as_bytes().get(start - 1)?))?;
+        self.reader.skip(1 + text.len());
+        Some(text)
+    }
+}
+
+/// So many headers are compared with each other here; more are left to the slow check.
+const PLAIN_HEADERS_MAX: usize = 16;
+
+/// Whether these are headers without a doubt. Whatever gives one is left to [`super::document::check_headers`], which
+/// knows what to say of it.
+fn are_plain_headers(headers: &[u8]) -> bool {
+    let mut keys = [""; PLAIN_HEADERS_MAX];
+    let mut texts = Texts::new(headers);
+    let Some(keys) = keys.get_mut(..usize::from(headers[0])).filter(|_| texts.all.is_some()) else { return false };
+    for at in 0..keys.len() {
+        let (Some(key), Some(value)) = (texts.next(), texts.next()) else { return false };
+        if !is_plain_key(key.as_bytes()) || !is_plain_value(value) || keys[..at].contains(&key) {
+            return false;
+        }
+        keys[at] = key;
+    }
+    true
 }
 
 /// Where the headers end, by their lengths; none if they reach beyond the end. Lengths below 251 stand in one byte.
@@ -167,6 +235,66 @@ pub fn put_deliver(out: &mut Vec<u8>, number: u32, envelope: &[u8], document: &[
     finish(out, start);
 }
 
+/// Deliver frames of one source and one moment, that were not published as answers and are delivered for the first time:
+/// they differ by id, subscription and document alone.
+#[derive(Debug)]
+pub struct Lead {
+    /// Frame header and id, as far back as there is room for a long id; then the rest of the envelope.
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+/// The longest id on the wire.
+const ID_BYTES_MAX: usize = 9;
+
+impl Lead {
+    /// `buffer` is used again.
+    pub fn new(mut buffer: Vec<u8>, source: &str, timestamp: u64) -> Self {
+        buffer.clear();
+        buffer.resize(super::HEADER_BYTES + ID_BYTES_MAX, 0);
+        put_bytes(&mut buffer, source.as_bytes());
+        put_varint(&mut buffer, timestamp);
+        // No cause, no hops, no reply address, the first attempt, no wait.
+        buffer.extend_from_slice(&[0, 0, 0, 1, 0]);
+        Self { bytes: buffer, start: 0 }
+    }
+
+    /// Takes the id, and the length of the document; how many bytes the frame has.
+    #[inline]
+    pub fn set(&mut self, id: u64, document_bytes: usize) -> usize {
+        let end = super::HEADER_BYTES + ID_BYTES_MAX;
+        let (mark, len) = match id {
+            0..=250 => (id as u8, 0),
+            251..=0xffff => (251, 2),
+            0x1_0000..=0xffff_ffff => (252, 4),
+            _ => (253, 8),
+        };
+        self.bytes[end - 8..end].copy_from_slice(&(id << (64 - 8 * len.max(1))).to_le_bytes());
+        self.bytes[end - len - 1] = mark;
+        self.start = ID_BYTES_MAX - 1 - len;
+        let frame_bytes = self.bytes.len() - self.start + document_bytes;
+        let [low, high] = DELIVER.to_le_bytes();
+        let [a, b, c, d] = u32::try_from(frame_bytes - 4).unwrap_or(u32::MAX).to_le_bytes();
+        self.bytes[self.start..][..8].copy_from_slice(&[a, b, c, d, low, high, 0, 0]);
+        frame_bytes
+    }
+
+    /// Appends the frame for a subscription.
+    #[inline]
+    pub fn put(&mut self, out: &mut Vec<u8>, number: u32, document: &[u8]) {
+        let lead = &mut self.bytes[self.start..];
+        lead[8..12].copy_from_slice(&number.to_le_bytes());
+        out.reserve(lead.len() + document.len());
+        out.extend_from_slice(lead);
+        out.extend_from_slice(document);
+    }
+
+    /// The buffer again.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
 /// The number of the kind Publish.
 pub const PUBLISH: u16 = 16;
 
@@ -199,6 +327,9 @@ mod tests {
     fn in_place(body: &[u8]) -> Option<Publish> {
         let raw = RawPublish::read(body)?;
         let document = raw.check().ok()?.detached();
+        let after = RawPublish::read_after(body, raw.header_bytes());
+        assert_eq!(after.is_some(), matches!(body, [0, _, 0, 0, ..]));
+        assert!(after.is_none_or(|after| (after.known(), after.hops) == (raw.known(), raw.hops)));
         Some(Publish { cause: raw.cause, hops: raw.hops, epoch: raw.epoch, sequence: raw.sequence, document })
     }
 
@@ -228,6 +359,32 @@ mod tests {
         #[test]
         fn and_for_random_bytes(body in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert_eq!(in_place(&body), decoded(&body));
+        }
+    }
+
+    #[test]
+    fn a_lead_makes_the_frame() {
+        let document = EncodedDocument::from(&Document::new([("type", "x")], vec![1, 2, 3]).unwrap());
+        let mut lead = Lead::new(Vec::new(), "user/ann", 1 << 60);
+        for id in [0, 1, 250, 251, 255, 256, 0xffff, 0x1_0000, 0xffff_ffff, 1 << 32, (1 << 53) - 1, u64::MAX, 7] {
+            let deliver = Deliver {
+                id,
+                source: "user/ann".into(),
+                timestamp: 1 << 60,
+                cause: None,
+                hops: 0,
+                reply_address: None,
+                attempt: 1,
+                waited_ms: 0,
+                document: document.clone(),
+            };
+            let mut frame = Vec::new();
+            assert_eq!(
+                lead.set(id, document.bytes().len()),
+                Frame::new(9, Content::Deliver(deliver.clone())).encode().len()
+            );
+            lead.put(&mut frame, 9, document.bytes());
+            assert_eq!(frame, Frame::new(9, Content::Deliver(deliver)).encode(), "{id}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! The core without a socket: what goes in, and what comes out to whom.
 
+mod cost;
 mod delivery;
 mod durable;
 mod life;
