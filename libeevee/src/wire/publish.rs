@@ -164,7 +164,7 @@ fn are_plain_headers(headers: &[u8]) -> bool {
     let Some(keys) = keys.get_mut(..usize::from(headers[0])).filter(|_| texts.all.is_some()) else { return false };
     for at in 0..keys.len() {
         let (Some(key), Some(value)) = (texts.next(), texts.next()) else { return false };
-        if !is_plain_key(key.as_bytes()) || !is_plain_value(value) || keys[..at].contains(&key) {
+        if !is_plain_key(key.as_bytes()) || !is_plain_value(value.as_bytes()) || keys[..at].contains(&key) {
             return false;
         }
         keys[at] = key;
