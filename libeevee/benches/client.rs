@@ -3,7 +3,7 @@
 //!
 //! The bus here is a thread that only copies bytes which were encoded before, so that what is counted is the client's.
 //! `cargo bench -p libeevee --bench client -- [receive|receive-unique|publish|publish-new] [MESSAGES]` runs one of them,
-//! else all. Under `perf stat -e instructions:u` the instructions of one, divided by its messages, do not depend on who else
+//! else all. With `threads` it is in tokio's runtime of two threads, and the processor time is that of one of them. Under `perf stat -e instructions:u` the instructions of one, divided by its messages, do not depend on who else
 //! uses the machine.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is a tool for developers")]
 
@@ -17,11 +17,14 @@ use bytes::{Buf, BytesMut};
 use libeevee::wire::{Content, Deliver, Frame, Grant, Welcome, split_frame};
 use libeevee::{Client, Connect, Document, Event};
 use nix::sys::resource::{UsageWho, getrusage};
+use tokio::runtime::Builder;
 
 /// How much the bus writes at once, and how much credit it keeps a publisher in.
 const CHUNK: usize = 64 << 10;
 const CREDIT: u64 = 4096;
 const FRAME_MAX: usize = 1 << 20;
+
+const NAMES: [&str; 4] = ["receive", "receive-unique", "publish", "publish-new"];
 
 fn document(number: usize) -> Document {
     let user = format!("user-{number:08}");
@@ -182,7 +185,7 @@ fn processor_time() -> Duration {
         .sum()
 }
 
-fn measure(name: &str, messages: usize) {
+fn measure(name: &str, messages: usize, threads: bool) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bus.sock");
     let (ready, is_ready) = std::sync::mpsc::channel();
@@ -197,7 +200,8 @@ fn measure(name: &str, messages: usize) {
     });
     let bus = bus.unwrap();
     is_ready.recv().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut runtime = if threads { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
     let (began, used) = (Instant::now(), processor_time());
     runtime.block_on(async {
         let client = Client::connect(Connect::tool().socket(path)).await.unwrap();
@@ -244,10 +248,10 @@ async fn receive(client: &Client, messages: usize) {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let messages = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(1_000_000);
-    for name in ["receive", "receive-unique", "publish", "publish-new"] {
-        let named = |argument: &String| argument.parse::<usize>().is_err();
-        if !arguments.iter().any(named) || arguments.iter().any(|argument| argument == name) {
-            measure(name, messages);
+    let asked = |name: &str| arguments.iter().any(|argument| argument == name);
+    for name in NAMES {
+        if !arguments.iter().any(|argument| NAMES.contains(&argument.as_str())) || asked(name) {
+            measure(name, messages, asked("threads"));
         }
     }
 }

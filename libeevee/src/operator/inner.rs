@@ -147,7 +147,11 @@ impl<S: Settings> Inner<S> {
     /// The next event for the loop, with the route of a message's subscription. Without `messages` only events of the
     /// operator's life. Each call is a sign of life, and says that the loop has finished what it was given before.
     pub(super) fn poll(&self, cx: &mut Context<'_>, messages: bool) -> Poll<(usize, Event<S>)> {
-        self.waker.replace(Some(cx.waker().clone()));
+        match &mut *self.waker.borrow_mut() {
+            // Mostly it is the same.
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
         self.came_by();
         {
             let mut standing = self.standing.borrow_mut();
