@@ -54,7 +54,7 @@ impl Core {
         };
         durable.early_refusals.remove(&id);
         durable.undone.remove(&entry);
-        durable.gone.insert(entry, Gone { batch, bytes: size, dead: false });
+        durable.gone.insert(entry, Gone { batch, bytes: size, dead: false, removed: false });
         durable.messages -= 1;
         durable.shrink(&mut self.journal.store_bytes, size);
         self.journal.write_of(durable.key, Write::Acknowledge { entry });

@@ -471,7 +471,7 @@ impl Core {
         durable.messages -= 1;
         durable.shrink(&mut self.journal.store_bytes, record.size());
         durable.dead += 1;
-        durable.gone.insert(entry, Gone { batch: number, bytes: record.size(), dead: true });
+        durable.gone.insert(entry, Gone { batch: number, bytes: record.size(), dead: true, removed: false });
         self.journal.write_of(durable.key, Write::Die { entry, death });
     }
 

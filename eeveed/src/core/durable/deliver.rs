@@ -84,7 +84,10 @@ impl Durable {
         let size = held.record.size();
         self.messages -= 1;
         self.shrink(&mut journal.store_bytes, size);
-        self.gone.insert(held.entry, Gone { batch: journal.next_number(), bytes: size, dead: death.is_some() });
+        self.gone.insert(
+            held.entry,
+            Gone { batch: journal.next_number(), bytes: size, dead: death.is_some(), removed: false },
+        );
         *freed += size as usize;
         let reason = death.as_ref().map_or(GapReason::Expired, |death| death.reason);
         match death {
@@ -140,6 +143,8 @@ impl Core {
             flight.deadline = now.mono + within;
             durable.deadlines.insert((flight.deadline, *id));
         }
+        // What could not be read while it was halted was not tried again.
+        self.refill(slot);
         self.watch(slot);
     }
 

@@ -524,7 +524,8 @@ impl Core {
             let Some(slot) = self.journal.by_key.get(&died.durable).copied() else { continue };
             let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { continue };
             durable.undone.remove(&died.entry);
-            if let Some(gone) = durable.gone.get(&died.entry) {
+            if let Some(gone) = durable.gone.get_mut(&died.entry) {
+                gone.removed = true;
                 // It was acknowledged while the batch was under way, or made a dead letter by name, which is counted.
                 durable.dead += u64::from(!gone.dead);
                 continue;
@@ -849,7 +850,9 @@ impl Core {
             self.journal.mark(key, last.entry);
         }
         for held in early {
-            durable.gone.insert(held.entry, Gone { batch: number, bytes: held.record.size(), dead: false });
+            durable
+                .gone
+                .insert(held.entry, Gone { batch: number, bytes: held.record.size(), dead: false, removed: false });
             durable.messages -= 1;
             durable.shrink(&mut self.journal.store_bytes, held.record.size());
             self.journal.write_of(key, Write::Acknowledge { entry: held.entry });

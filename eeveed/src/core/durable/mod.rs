@@ -80,6 +80,8 @@ struct Gone {
     bytes: u64,
     /// As a dead letter.
     dead: bool,
+    /// The store has removed it by itself before it could be told.
+    removed: bool,
 }
 
 /// What a durable subscription may hold on disk.

@@ -55,7 +55,8 @@ impl SavedRest {
             text: death.text.clone(),
             attempts: death.attempts,
         };
-        let waiting = durable.gone.iter().filter_map(|(entry, gone)| Some((*entry, gone.bytes, done.get(entry)?)));
+        let on_disk = durable.gone.iter().filter(|(_, gone)| !gone.removed);
+        let waiting = on_disk.filter_map(|(entry, gone)| Some((*entry, gone.bytes, done.get(entry)?)));
         let refusals = durable.early_refusals.iter();
         Self {
             spec: Some(durable.spec.clone()),
@@ -77,7 +78,7 @@ impl Core {
             }
             durable.messages -= 1;
             durable.shrink(&mut self.journal.store_bytes, bytes);
-            durable.gone.insert(entry, Gone { batch: number, bytes, dead: death.is_some() });
+            durable.gone.insert(entry, Gone { batch: number, bytes, dead: death.is_some(), removed: false });
             let write = match death {
                 Some(SavedDeath { reason, text, attempts }) => {
                     durable.dead += 1;
