@@ -1,5 +1,6 @@
 //! The verbs about durable subscriptions and dead letters: the core knows the queues, the store what is in them.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use libeevee::wire::{Code, Refusal};
@@ -135,7 +136,7 @@ async fn find(hub: &Rc<Hub>, session: SessionKey, asked: Asked) -> Result<Vec<En
         letters.collect::<Result<Vec<_>, _>>()
     };
     let found = hub.disk.ask(ask).await.map_err(unreadable)?;
-    let mut entries = Vec::with_capacity(found.len());
+    let mut entries = BTreeSet::new();
     for (entry, owner) in found {
         if !owner.is_some_and(|owner| scope.covers(&owner)) {
             return Err(refusal(
@@ -143,10 +144,10 @@ async fn find(hub: &Rc<Hub>, session: SessionKey, asked: Asked) -> Result<Vec<En
                 format!("there is no dead letter {entry} of yours; nothing was changed"),
             ));
         }
-        entries.push(entry);
+        // Asked for twice, it is dropped once.
+        entries.insert(entry);
     }
-    entries.dedup();
-    Ok(entries)
+    Ok(entries.into_iter().collect())
 }
 
 fn describe(letter: &DeadLetter) -> Value {

@@ -1,5 +1,5 @@
-//! A disk that is full, by the bus itself or by others: new durable messages are refused, and what is there can be taken,
-//! acknowledged, forgotten and dropped, until there is room again.
+//! What is bounded on disk: one that is full, by the bus itself or by others, where new durable messages are refused, and what
+//! is there can be taken, acknowledged, forgotten and dropped, until there is room again; and dead letters.
 
 use std::path::Path;
 use std::process::Command;
@@ -91,6 +91,53 @@ async fn until_empty(tool: &Client, name: &str) {
         assert!(begun.elapsed() < SOON, "{}", queue(tool, name).await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A message of this kind becomes a dead letter of its subscription.
+async fn refuse(publisher: &Client, subscription: &mut Subscription, kind: &str) {
+    publish(publisher, kind).await.unwrap();
+    loop {
+        if let Event::Message(message) = subscription.next().await.unwrap() {
+            subscription.nack(&message, libeevee::Nack::dead("no")).unwrap();
+            return;
+        }
+    }
+}
+
+async fn dead(tool: &Client, name: &str, count: u64) {
+    let begun = std::time::Instant::now();
+    while queue(tool, name).await["dead"] != count {
+        assert!(begun.elapsed() < SOON, "{}", queue(tool, name).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_pushes_out_or_drops_the_dead_letters_of_others() {
+    let bus = Bus::configured("[limits]\ndead-letters = 8\ndead-letters-per-owner = 3\n");
+    let (irc, dice, tool) = (bus.operator("irc").await, bus.operator("dice").await, bus.tool().await);
+    let mut a = dice.subscribe("type=a").durable("a").await.unwrap();
+    let mut b = irc.subscribe("type=b").durable("b").await.unwrap();
+    refuse(&irc, &mut a, "a").await;
+    for _ in 0..12 {
+        refuse(&irc, &mut b, "b").await;
+    }
+    dead(&tool, "b", 3).await;
+    dead(&tool, "a", 1).await;
+    // The newest are kept.
+    let letters = tool.control("dead-list", "", r#"{"owner":"irc"}"#).await.unwrap().unwrap();
+    let letters: Value = serde_json::from_str(&letters).unwrap();
+    let entries: Vec<u64> =
+        letters["dead"].as_array().unwrap().iter().map(|letter| letter["entry"].as_u64().unwrap()).collect();
+    assert_eq!((entries.len(), entries.last()), (3, Some(&13)), "{letters}");
+
+    let twice = format!(r#"{{"entries":[{0},{1},{0}]}}"#, entries[0], entries[1]);
+    assert_eq!(irc.control("dead-drop", "", &twice).await.unwrap().unwrap(), r#"{"dropped":2}"#);
+    assert_eq!(irc.control("dead-drop", "", r#"{"all":true}"#).await.unwrap().unwrap(), r#"{"dropped":1}"#);
+    dead(&tool, "b", 0).await;
+    dead(&tool, "a", 1).await;
+    let refused = irc.control("dead-drop", "", r#"{"owner":"dice"}"#).await.unwrap_err();
+    assert_eq!(refused.code(), Some(Code::Denied), "{refused}");
 }
 
 /// Lines of the journal about the disk: one a change.

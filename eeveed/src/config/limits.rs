@@ -129,6 +129,10 @@ limits! {
     dead_letters: u64 as count = 10_000, 1..=10_000_000;
     /// Bytes of all dead letters together.
     dead_bytes: u64 as bytes = ByteSize(256 * MIB), bytes(64 * KIB, 1024 * GIB);
+    /// Of these, those of one owner; a quarter of dead-letters where the file says nothing.
+    dead_letters_per_owner: u64 as count = 2500, 1..=10_000_000;
+    /// Bytes of those; a quarter of dead-bytes where the file says nothing.
+    dead_bytes_per_owner: u64 as bytes = ByteSize(64 * MIB), bytes(16 * KIB, 1024 * GIB);
     /// Bytes of all messages that wait in durable subscriptions.
     store_bytes: u64 as bytes = ByteSize(GIB), bytes(MIB, 1024 * GIB);
     /// Bytes of those of one owner; a quarter of store-bytes where the file says nothing.
@@ -147,6 +151,12 @@ impl LimitsText {
         }
         if self.store_bytes_per_owner.is_none() {
             limits.store_bytes_per_owner = limits.store_bytes / 4;
+        }
+        if self.dead_letters_per_owner.is_none() {
+            limits.dead_letters_per_owner = (limits.dead_letters / 4).max(1);
+        }
+        if self.dead_bytes_per_owner.is_none() {
+            limits.dead_bytes_per_owner = limits.dead_bytes / 4;
         }
     }
 
@@ -192,6 +202,21 @@ impl LimitsText {
             if !message.is_empty() {
                 return Err(Diagnosis::at(path, text, share.span(), message));
             }
+        }
+        if let Some(share) = &self.dead_letters_per_owner
+            && limits.dead_letters_per_owner > limits.dead_letters
+        {
+            let (all, owner) = (limits.dead_letters, limits.dead_letters_per_owner);
+            let message =
+                format!("dead-letters is {all}, less than dead-letters-per-owner, {owner}: a share is a part");
+            return Err(Diagnosis::at(path, text, share.span(), message));
+        }
+        if let Some(share) = &self.dead_bytes_per_owner
+            && limits.dead_bytes_per_owner > limits.dead_bytes
+        {
+            let (all, owner) = (ByteSize(limits.dead_bytes), ByteSize(limits.dead_bytes_per_owner));
+            let message = format!("dead-bytes is {all}, less than dead-bytes-per-owner, {owner}: a share is a part");
+            return Err(Diagnosis::at(path, text, share.span(), message));
         }
         if let Some(share) = &self.store_bytes_per_owner
             && limits.store_bytes_per_owner > limits.store_bytes

@@ -144,11 +144,26 @@ pub(crate) enum Write {
     DropDead {
         dead: EntryNumber,
     },
-    /// All dead letters but the newest are deleted: at most so many stay, of at most so many bytes together.
+    /// All dead letters but the newest are deleted: of each owner, and then of all, these stay at most.
     TrimDead {
-        messages: u64,
-        bytes: u64,
+        all: DeadBounds,
+        of_owner: DeadBounds,
     },
+}
+
+/// How many dead letters are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DeadBounds {
+    pub(crate) messages: u64,
+    /// All of them together.
+    pub(crate) bytes: u64,
+}
+
+impl DeadBounds {
+    /// Whether this is more than `most`.
+    pub(crate) const fn is_beyond(self, most: Self) -> bool {
+        self.messages > most.messages || self.bytes > most.bytes
+    }
 }
 
 /// What is written in one transaction.

@@ -1,5 +1,7 @@
 //! What the store did, and what comes of it: the model follows every batch that reached the disk, and every answer.
 
+use std::collections::BTreeMap;
+
 use libeevee::GapReason;
 
 use super::client::Asked;
@@ -82,7 +84,7 @@ impl World {
                     kept.items.clear();
                     kept.key = None;
                 }
-                Write::TrimDead { messages, .. } => self.trimmed(*messages),
+                Write::TrimDead { all, of_owner } => self.trimmed(all.messages, of_owner.messages),
                 _ => {}
             }
         }
@@ -99,7 +101,12 @@ impl World {
     }
 
     /// Some dead letters may have gone, if there were too many; which, the store says.
-    fn trimmed(&mut self, max: u64) {
+    fn trimmed(&mut self, max: u64, max_of_owner: u64) {
+        let mut owners: BTreeMap<&str, u64> = BTreeMap::new();
+        for (name, _) in self.places.dead.values() {
+            *owners.entry(name.owner).or_default() += 1;
+        }
+        let max = owners.values().map(|count| (*count).min(max_of_owner)).sum::<u64>().min(max);
         if self.places.dead.len() as u64 <= max {
             return;
         }
@@ -107,6 +114,11 @@ impl World {
             self.disk.store.dead_entries(None, None).unwrap().into_iter().map(|(_, entry)| entry).collect();
         assert_eq!(left.len() as u64, max, "so many dead letters are left");
         let gone: Vec<u64> = self.places.dead.keys().filter(|entry| !left.contains(entry)).copied().collect();
+        let mut left: BTreeMap<&str, u64> = BTreeMap::new();
+        for (entry, (name, _)) in &self.places.dead {
+            *left.entry(name.owner).or_default() += u64::from(!gone.contains(entry));
+        }
+        assert!(left.values().all(|count| *count <= max_of_owner), "dead letters of owners: {left:?}");
         for entry in gone {
             let (name, id) = self.places.dead.remove(&entry).unwrap();
             if let Some(item) = self.kept_of(name).items.get_mut(&id) {

@@ -365,6 +365,7 @@ pub(super) fn some_limits(random: &mut fastrand::Rng) -> Limits {
     let (in_flight, attempts) = (either(3, 100) as usize, either(3, 20) as u32);
     let durable_messages = either(12, usual.durable_messages);
     let dead_letters = either(8, usual.dead_letters);
+    let dead_letters_per_owner = either(3, usual.dead_letters_per_owner).min(dead_letters);
     let store_bytes = either(12_000, usual.store_bytes);
     let store_bytes_per_owner = either(4_000, usual.store_bytes_per_owner);
     let acknowledge_within = Duration::from_secs(either(4, 30));
@@ -378,6 +379,7 @@ pub(super) fn some_limits(random: &mut fastrand::Rng) -> Limits {
         attempts,
         durable_messages,
         dead_letters,
+        dead_letters_per_owner,
         store_bytes,
         store_bytes_per_owner,
         acknowledge_within,

@@ -18,7 +18,7 @@ use super::row::{DEAD_COLUMNS, DeadRow, MESSAGE_COLUMNS, MessageRow, SIZE, bound
 use super::schema::{DEAD, MESSAGE, PUBLISHER, SUBSCRIPTION, Table};
 use super::sum::{RowSum, changing, element};
 use crate::core::storage::{
-    Batch, Committed, Death, Died, DurableKey, EntryNumber, PublisherRow, Revived, SubscriptionRow, Write,
+    Batch, Committed, DeadBounds, Death, Died, DurableKey, EntryNumber, PublisherRow, Revived, SubscriptionRow, Write,
 };
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -100,12 +100,15 @@ impl Work<'_, '_> {
             Write::ForgetPublisher { source, epoch } => self.forget_publisher(source, *epoch),
             Write::Retry { dead, entry, since_ms } => self.retry(*dead, *entry, *since_ms),
             Write::DropDead { dead } => self.drop_dead(*dead),
-            Write::TrimDead { messages, bytes } => self.trim_dead(*messages, *bytes),
+            Write::TrimDead { all, of_owner } => {
+                self.trim_owners(*of_owner)?;
+                self.trim_dead(*all)
+            }
         }
     }
 
     fn names(&self, durable: DurableKey) -> Result<()> {
-        if self.next.durables.contains(&durable) {
+        if self.next.durables.contains_key(&durable) {
             return Ok(());
         }
         Err(Failure::Senseless(format!("a write names the durable subscription {durable}, which is not stored")))
@@ -141,8 +144,8 @@ impl Work<'_, '_> {
             )?
             .execute((key, crc, &row.owner, &row.name, &row.spec, delivered))?;
         self.add(&SUBSCRIPTION, key, crc);
-        if !self.next.durables.contains(&row.durable) {
-            Arc::make_mut(&mut self.next.durables).insert(row.durable);
+        if !self.next.durables.contains_key(&row.durable) {
+            Arc::make_mut(&mut self.next.durables).insert(row.durable, row.owner.as_str().into());
             self.next.next_durable = self.next.next_durable.max(row.durable.saturating_add(1));
         }
         Ok(())
@@ -185,8 +188,7 @@ impl Work<'_, '_> {
                 delete.execute((entry,))?;
                 self.next.digest = self.next.digest.wrapping_sub(element(table, *entry, *crc));
                 if table.number == DEAD.number {
-                    self.next.dead = self.next.dead.saturating_sub(1);
-                    self.next.dead_bytes = self.next.dead_bytes.saturating_sub(*bytes);
+                    self.next.uncount_dead(durable, *bytes);
                 }
             }
             all += found.len() as u64;
@@ -248,8 +250,7 @@ impl Work<'_, '_> {
         let Some((crc, durable, bytes)) = gone else { return Ok(None) };
         self.take_off(table, signed(entry), crc);
         if table.number == DEAD.number {
-            self.next.dead = self.next.dead.saturating_sub(1);
-            self.next.dead_bytes = self.next.dead_bytes.saturating_sub(bytes);
+            self.next.uncount_dead(durable, bytes);
         }
         Ok(Some((durable, bytes)))
     }
@@ -397,7 +398,47 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    fn trim_dead(&mut self, messages: u64, bytes: u64) -> Result<()> {
+    /// What an owner has beyond its share goes, whatever others have.
+    fn trim_owners(&mut self, most: DeadBounds) -> Result<()> {
+        let mut owners: BTreeMap<Arc<str>, (DeadBounds, Vec<DurableKey>)> = BTreeMap::new();
+        for (durable, (messages, bytes)) in &*self.next.dead_of {
+            let Some(owner) = self.next.durables.get(durable) else { continue };
+            let (has, durables) = owners.entry(owner.clone()).or_default();
+            *has = DeadBounds { messages: has.messages + messages, bytes: has.bytes + bytes };
+            durables.push(*durable);
+        }
+        for (mut has, durables) in owners.into_values() {
+            while has.is_beyond(most) {
+                let mut oldest = Vec::new();
+                for durable in &durables {
+                    let mut select = self.connection.prepare_cached(
+                        "SELECT died, entry FROM dead INDEXED BY dead_of WHERE durable = ? ORDER BY died, entry LIMIT 100",
+                    )?;
+                    let rows =
+                        select.query_map((durable,), |row| Ok((row.get::<_, i64>(0)?, unsigned(row.get(1)?))))?;
+                    oldest.extend(rows.collect::<rusqlite::Result<Vec<_>>>()?);
+                }
+                oldest.sort_unstable();
+                oldest.truncate(100);
+                if oldest.is_empty() {
+                    break;
+                }
+                for (_, dead) in oldest {
+                    if !has.is_beyond(most) {
+                        break;
+                    }
+                    let before = self.next.dead_bytes;
+                    self.drop_dead(dead)?;
+                    has.messages = has.messages.saturating_sub(1);
+                    has.bytes = has.bytes.saturating_sub(before - self.next.dead_bytes);
+                    self.changed(1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn trim_dead(&mut self, DeadBounds { messages, bytes }: DeadBounds) -> Result<()> {
         while self.next.dead > messages || self.next.dead_bytes > bytes {
             // In the order of their deaths: an old message that died just now is news.
             let oldest = self

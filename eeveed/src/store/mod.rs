@@ -25,7 +25,7 @@ mod sum;
 mod verify;
 pub(crate) mod worker;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -106,10 +106,32 @@ struct State {
     /// Dead letters, and the sum of their sizes.
     dead: u64,
     dead_bytes: u64,
-    durables: Arc<BTreeSet<DurableKey>>,
+    /// The same of each subscription that has any.
+    dead_of: Arc<BTreeMap<DurableKey, (u64, u64)>>,
+    /// With the owner of each.
+    durables: Arc<BTreeMap<DurableKey, Arc<str>>>,
 }
 
 impl State {
+    fn count_dead(&mut self, durable: DurableKey, bytes: u64) {
+        self.dead += 1;
+        self.dead_bytes += bytes;
+        let of = Arc::make_mut(&mut self.dead_of).entry(durable).or_default();
+        *of = (of.0 + 1, of.1 + bytes);
+    }
+
+    fn uncount_dead(&mut self, durable: DurableKey, bytes: u64) {
+        self.dead = self.dead.saturating_sub(1);
+        self.dead_bytes = self.dead_bytes.saturating_sub(bytes);
+        let all = Arc::make_mut(&mut self.dead_of);
+        if let Some(of) = all.get_mut(&durable) {
+            *of = (of.0.saturating_sub(1), of.1.saturating_sub(bytes));
+            if of.0 == 0 {
+                all.remove(&durable);
+            }
+        }
+    }
+
     fn mark(&self) -> Mark {
         Mark { batch: self.batch, next_entry: self.next_entry, next_durable: self.next_durable }
     }
@@ -182,7 +204,7 @@ impl Store {
             return Err(self.fail(format!("batch {} was given after batch {}", batch.number, self.given)));
         }
         self.given = batch.number;
-        let grows = batch.grows(|durable| self.state.durables.contains(&durable));
+        let grows = batch.grows(|durable| self.state.durables.contains_key(&durable));
         self.reach(grows)?;
         self.check_room(batch, grows)?;
         let in_pieces = self.tight.is_some();

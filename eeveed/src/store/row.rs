@@ -172,8 +172,7 @@ impl DeadRow {
                 &record.document.bytes()[..],
             ))?;
         next.digest = next.digest.wrapping_add(element(&DEAD, signed(self.entry), crc));
-        next.dead += 1;
-        next.dead_bytes += record.size();
+        next.count_dead(self.durable, record.size());
         Ok(())
     }
 }

@@ -78,7 +78,7 @@ pub(super) const STEPS: &[&str] = &["
         attempts INTEGER NOT NULL,
         document BLOB NOT NULL
     ) STRICT;
-    CREATE INDEX dead_of ON dead(durable);
+    CREATE INDEX dead_of ON dead(durable, died);
     CREATE INDEX dead_died ON dead(died);
 "];
 

@@ -1,6 +1,6 @@
 //! Whether a database is what was committed: its structure, every row's checksum, and the digest over all of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
@@ -205,12 +205,11 @@ pub(super) fn recover(connection: &Connection, state: &mut State, wall: u64) -> 
             found.oldest_ms = Some(found.oldest_ms.map_or(since, |oldest| oldest.min(since)));
         }
     }
-    (state.dead, state.dead_bytes) = (0, 0);
+    (state.dead, state.dead_bytes, state.dead_of) = (0, 0, Arc::default());
     let mut select = connection.prepare(&format!("SELECT durable, {SIZE} FROM dead NOT INDEXED"))?;
     let mut rows = select.query(())?;
     while let Some(row) = rows.next()? {
-        state.dead += 1;
-        state.dead_bytes += unsigned(row.get(1)?);
+        state.count_dead(row.get(0)?, unsigned(row.get(1)?));
         if let Some(found) = subscriptions.get_mut(&row.get(0)?) {
             found.dead += 1;
         }
@@ -222,7 +221,8 @@ pub(super) fn recover(connection: &Connection, state: &mut State, wall: u64) -> 
             Ok(PublisherRow { source: row.get(0)?, epoch: unsigned(epoch), state: row.get(2)?, used: unsigned(used) })
         })?
         .collect::<rusqlite::Result<_>>()?;
-    state.durables = Arc::new(subscriptions.keys().copied().collect::<BTreeSet<_>>());
+    let owners = subscriptions.iter().map(|(durable, found)| (*durable, found.row.owner.as_str().into()));
+    state.durables = Arc::new(owners.collect());
     Ok(Recovered {
         subscriptions: subscriptions.into_values().collect(),
         publishers,

@@ -19,8 +19,8 @@ use crate::core::index::Slot;
 use crate::core::session::{SessionKey, refusal};
 use crate::core::share::Account;
 use crate::core::storage::{
-    Batch, Committed, Death, DurableKey, EntryNumber, Loaded, Page, Record, Recovered, StorageError, SubscriptionRow,
-    Write,
+    Batch, Committed, DeadBounds, Death, DurableKey, EntryNumber, Loaded, Page, Record, Recovered, StorageError,
+    SubscriptionRow, Write,
 };
 use crate::core::{Action, Core, Now};
 
@@ -457,8 +457,11 @@ impl Core {
         writes.extend(journal.repeats.take_dirty().into_iter().map(Write::Publisher));
         writes.extend(work.marks.iter().map(|(durable, entry)| Write::Delivered { durable: *durable, entry: *entry }));
         if work.deaths {
-            let (messages, bytes) = (self.limits.dead_letters, self.limits.dead_bytes);
-            writes.push(Write::TrimDead { messages, bytes });
+            let limits = &self.limits;
+            writes.push(Write::TrimDead {
+                all: DeadBounds { messages: limits.dead_letters, bytes: limits.dead_bytes },
+                of_owner: DeadBounds { messages: limits.dead_letters_per_owner, bytes: limits.dead_bytes_per_owner },
+            });
         }
         journal.number += 1;
         journal.exists = true;

@@ -94,7 +94,7 @@ impl Sample {
             let writes = vec![
                 Write::Subscription(row),
                 Write::Enqueue { entry, durable, since_ms, expires_ms: 0, record },
-                Write::TrimDead { messages: 10, bytes: 5000 },
+                trim(10, 5000),
             ];
             let batch = Batch { number: recovered.batch + 1, time_ms: since_ms, wall: self.generator.wall(), writes };
             let mut expected = content;

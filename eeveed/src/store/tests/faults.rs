@@ -502,7 +502,7 @@ fn an_older_schema_is_brought_up() {
             number: recovered.batch + 1,
             time_ms: recovered.time_ms,
             wall: generator.wall(),
-            writes: vec![Write::TrimDead { messages: 1, bytes: u64::MAX }],
+            writes: vec![trim(1, u64::MAX)],
         };
         content.apply(&batch);
         store.commit(&batch).unwrap();

@@ -27,6 +27,12 @@ pub(super) fn record(id: u64, bytes: usize) -> Arc<Record> {
     })
 }
 
+/// Of all, whoever has them.
+pub(super) fn trim(messages: u64, bytes: u64) -> Write {
+    let all = DeadBounds { messages, bytes };
+    Write::TrimDead { all, of_owner: all }
+}
+
 pub(super) fn death(reason: GapReason, text: &str) -> Death {
     Death { reason, text: text.into(), attempts: 3 }
 }
@@ -118,22 +124,39 @@ impl Content {
                         *removed.entry(durable).or_default() += 1;
                     }
                 }
-                Write::TrimDead { messages, bytes } => {
-                    let mut order: Vec<_> = self.dead.iter().map(|(entry, dead)| (dead.1, *entry)).collect();
-                    order.sort_unstable();
-                    for (_, entry) in order {
-                        let all: u64 = self.dead.values().map(|dead| dead.3.size()).sum();
-                        if self.dead.len() as u64 <= messages && all <= bytes {
-                            break;
-                        }
-                        let (durable, ..) = self.dead.remove(&entry).unwrap();
-                        *removed.entry(durable).or_default() += 1;
+                Write::TrimDead { all, of_owner } => {
+                    let owners: BTreeSet<String> =
+                        self.subscriptions.values().map(|(row, _)| row.owner.clone()).collect();
+                    for owner in owners {
+                        self.trim(of_owner, Some(&owner), &mut removed);
                     }
+                    self.trim(all, None, &mut removed);
                 }
             }
         }
         committed.dead_removed = removed.into_iter().collect();
         committed
+    }
+
+    /// The oldest dead letters go, of one owner or of all.
+    fn trim(&mut self, most: DeadBounds, owner: Option<&str>, removed: &mut BTreeMap<DurableKey, u64>) {
+        let of = |durable: &DurableKey| owner.is_none_or(|owner| self.subscriptions[durable].0.owner == owner);
+        let mut order: Vec<_> = self
+            .dead
+            .iter()
+            .filter(|(_, dead)| of(&dead.0))
+            .map(|(entry, dead)| (dead.1, *entry, dead.3.size()))
+            .collect();
+        order.sort_unstable();
+        let mut has = DeadBounds { messages: order.len() as u64, bytes: order.iter().map(|(.., bytes)| bytes).sum() };
+        for (_, entry, bytes) in order {
+            if !has.is_beyond(most) {
+                return;
+            }
+            has = DeadBounds { messages: has.messages - 1, bytes: has.bytes - bytes };
+            let (durable, ..) = self.dead.remove(&entry).unwrap();
+            *removed.entry(durable).or_default() += 1;
+        }
     }
 
     fn entries_of(&self, durable: DurableKey, after: EntryNumber) -> Vec<EntryNumber> {
@@ -338,7 +361,13 @@ impl Generator {
             }
             95..98 => Write::DropDead { dead: dead? },
             98 => Write::DropDead { dead: 1 << 50 },
-            _ => Write::TrimDead { messages: self.random.u64(3..30), bytes: self.random.u64(2_000..20_000) },
+            _ => {
+                let mut some = |part: u64| DeadBounds {
+                    messages: self.random.u64(1..30 / part),
+                    bytes: self.random.u64(1_000..20_000 / part),
+                };
+                Write::TrimDead { all: some(1), of_owner: some(3) }
+            }
         })
     }
 

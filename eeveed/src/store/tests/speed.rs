@@ -108,7 +108,7 @@ fn opening() {
     for (what, write) in [
         ("nothing expires of 100,000", expire),
         ("1,000 oldest die", Write::DieOldest { durable: 1, after: 0, messages: 1000, bytes: 0, death }),
-        ("1,000 dead letters trimmed to 10", Write::TrimDead { messages: 10, bytes: u64::MAX }),
+        ("1,000 dead letters trimmed to 10", trim(10, u64::MAX)),
         ("99,000 messages forgotten", Write::Forget { durable: 1 }),
     ] {
         let number = store.batch() + 1;
