@@ -203,7 +203,10 @@ impl Follower {
         // A file that is renamed while the directory is read may be seen under both names, or under none.
         let mut names: HashSet<Key> = current.iter().map(|present| key(&present.metadata)).collect();
         earlier.retain(|present| names.insert(key(&present.metadata)));
-        earlier.drain(..earlier.len().saturating_sub(CLOSED_MAX));
+        // Those that are older than so many others have had their time.
+        for present in earlier.drain(..earlier.len().saturating_sub(CLOSED_MAX)) {
+            self.closed.remove(&key(&present.metadata));
+        }
         if blind {
             seen.extend(self.closed.iter().filter(|(_, closed)| closed.entry.path == path).map(|(key, _)| *key));
         }

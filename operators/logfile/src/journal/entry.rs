@@ -18,7 +18,7 @@ pub(super) struct Entry {
     /// The unit whose process wrote it.
     pub(super) origin: Option<String>,
     /// The unit that it is about.
-    unit: Option<String>,
+    pub(super) unit: Option<String>,
     level: Option<u8>,
     identifier: Option<String>,
     text: Vec<u8>,
@@ -50,7 +50,8 @@ impl Entry {
         let text = |value: &Value| String::from_utf8(bytes(value)).ok().filter(|text| !text.is_empty());
         let origin = text(&raw.origin);
         Ok(Self {
-            unit: text(&raw.unit).or_else(|| origin.clone()),
+            // Anybody can write this field; of whom it can be believed is systemd itself.
+            unit: text(&raw.unit).filter(|_| origin.as_deref() == Some("init.scope")).or_else(|| origin.clone()),
             level: text(&raw.priority).and_then(|level| level.parse().ok()).filter(|level| *level <= 7),
             identifier: text(&raw.identifier),
             text: bytes(&raw.message),
@@ -133,6 +134,8 @@ mod tests {
         assert_eq!(parse("").text(), b"");
         let about = parse(",\"_SYSTEMD_UNIT\":\"init.scope\",\"UNIT\":\"a.service\"");
         assert_eq!((about.unit.as_deref(), about.origin.as_deref()), (Some("a.service"), Some("init.scope")));
+        let spoofed = parse(",\"_SYSTEMD_UNIT\":\"user@1000.service\",\"UNIT\":\"a.service\"");
+        assert_eq!(spoofed.unit.as_deref(), Some("user@1000.service"));
         let long = parse(&format!(",\"MESSAGE\":\"x{}\"", "ü".repeat(RECORD_BYTES_MAX)));
         assert!(std::str::from_utf8(long.text()).is_ok() && long.text().len() > RECORD_BYTES_MAX - 4);
         assert!(

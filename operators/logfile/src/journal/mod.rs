@@ -21,6 +21,7 @@ use self::entry::Entry;
 use self::reader::{Bounded, read_line};
 use crate::access;
 use crate::files::{PLATFORM, document, until};
+use crate::glob;
 use crate::outbox::{Item, Outbox, Outcome, new_epoch};
 use crate::report::{Journal, Report};
 use crate::settings::{JournalSettings, LogSettings};
@@ -214,7 +215,10 @@ impl Follow {
             format!("--cursor={}", self.pending.back().map_or(&self.place.cursor, |read| &read.cursor)),
             format!("--output-fields={}", entry::FIELDS.join(",")),
         ];
-        arguments.extend(self.settings.units.iter().map(|unit| format!("--unit={unit}")));
+        // journalctl expands a pattern when it starts, and would not see a unit that logs for the first time after.
+        if !self.has_patterns() {
+            arguments.extend(self.settings.units.iter().map(|unit| format!("--unit={unit}")));
+        }
         arguments.extend(self.settings.priority.map(|priority| format!("--priority={priority}")));
         journalctl(&arguments).spawn()
     }
@@ -281,7 +285,7 @@ impl Follow {
             self.begin_epoch(&entry).await?;
         }
         self.read = (entry.source.clone(), entry.number);
-        let skipped = self.is_excluded(&entry);
+        let skipped = self.is_excluded(&entry) || (self.has_patterns() && !self.is_asked_for(&entry));
         self.pending.push_back(Read {
             cursor: entry.cursor.clone(),
             source: entry.source.clone(),
@@ -295,6 +299,19 @@ impl Follow {
             self.outbox.push(Numbered { entry, epoch: self.place.epoch, network });
         }
         Ok(())
+    }
+
+    fn has_patterns(&self) -> bool {
+        self.settings.units.iter().any(|unit| unit.contains(['*', '?', '[']))
+    }
+
+    fn is_asked_for(&self, entry: &Entry) -> bool {
+        let Some(unit) = &entry.unit else { return false };
+        self.settings.units.iter().any(|pattern| match pattern.contains(['*', '?', '[', '.']) {
+            true => glob::matches(pattern, unit),
+            // As journalctl reads it.
+            false => unit.strip_suffix(".service") == Some(pattern),
+        })
     }
 
     /// What an operator logs about what it does with a line would be the next line.

@@ -86,7 +86,7 @@ async fn every_entry_once() {
     let arguments = fs::read_to_string(bin.join("arguments")).unwrap();
     assert!(arguments.contains("--unit=nginx.service --priority=4"), "{arguments}");
     // All that is ours is left out, and a reload takes it in, except for our own.
-    place.configure("journal = { eevee = true }");
+    place.configure("journal = { units = [\"*\"], eevee = true }");
     tool.control("reload", "logs", "").await.unwrap();
     place
         .until("the other child", || {
