@@ -3,8 +3,10 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use libeevee::log::records;
 use libeevee::wire::{Code, Control, Refusal};
 
+use crate::config::BusConfig;
 use crate::core::{Event, SessionKey, refusal};
 use crate::hub::Hub;
 use crate::{files, queues};
@@ -42,7 +44,8 @@ pub(crate) async fn carry_out(hub: Rc<Hub>, session: SessionKey, number: u32, co
 /// Reads eeveed.toml again. A bad one changes nothing.
 pub(crate) async fn reload_bus(hub: &Rc<Hub>) -> Result<(), Refusal> {
     match files::load_bus(&hub.places.config).await {
-        Ok(limits) => {
+        Ok(BusConfig { limits, publish_log }) => {
+            records().publish_from(publish_log);
             hub.config_error.replace(None);
             tracing::info!("read {} again", files::bus_path(&hub.places.config).display());
             hub.step(Event::Limits(limits));

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Limits;
+use crate::config::{BusConfig, Limits};
 use crate::core::{Core, Event};
 use crate::halted::Halted;
 use crate::handover::{self, Offer};
@@ -73,7 +73,10 @@ pub(crate) fn run(arguments: Arguments, inherited: Inherited) -> anyhow::Result<
     let local = tokio::task::LocalSet::new();
     let outcome = local.block_on(&runtime, async move {
         let (limits, config_error) = match files::load_bus(&ground.config).await {
-            Ok(limits) => (limits, None),
+            Ok(BusConfig { limits, publish_log }) => {
+                libeevee::log::records().publish_from(publish_log);
+                (limits, None)
+            }
             Err(diagnosis) => {
                 tracing::error!("the bus runs with its defaults:\n{diagnosis}");
                 (Limits::default(), Some(diagnosis.summary()))
@@ -127,6 +130,7 @@ async fn serve(
     let mut hangup = signal(SignalKind::hangup()).context("no signals")?;
     let accepting = tokio::task::spawn_local(listener::accept(hub.clone(), connections, socket));
     tokio::task::spawn_local(hub.clone().tick());
+    tokio::task::spawn_local(hub.clone().publish_records());
     systemd::notify_ready(&status(hub));
     let config = hub.places.config.clone();
     tokio::task::spawn_local(async move { files::warn_of_strange_names(&config).await });

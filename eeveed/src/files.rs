@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use libeevee::{Diagnosis, OperatorId};
 
-use crate::config::{self, BusConfig, Limits};
+use crate::config::{self, BusConfig};
 use crate::core::LoadedModule;
 
 /// The file of the bus below a configuration directory.
@@ -18,9 +18,9 @@ pub(crate) fn modules_path(config: &Path) -> PathBuf {
 }
 
 /// What eeveed.toml says.
-pub(crate) async fn load_bus(config: &Path) -> Result<Limits, Diagnosis> {
+pub(crate) async fn load_bus(config: &Path) -> Result<BusConfig, Diagnosis> {
     let path = bus_path(config);
-    elsewhere(&path.clone(), move || Ok(BusConfig::load(&path)?.limits)).await
+    elsewhere(&path.clone(), move || BusConfig::load(&path)).await
 }
 
 /// The module file of an operator, with `[bus]` checked.

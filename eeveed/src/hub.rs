@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use libeevee::log::{records, unpublished};
 use libeevee::wire::Refusal;
 use libeevee::{OperatorId, Timestamp};
 use nix::time::{ClockId, clock_gettime};
@@ -255,11 +256,12 @@ impl Hub {
                     hub.step(Event::Ids(end));
                 });
             }
-            Action::Log { level, source, operator, message, text } => {
+            Action::Log { level, source, operator, message, text, unpublished: is_unpublished } => {
                 if let Some(silent) = self.lines.allow(&source, Instant::now()) {
                     let more =
                         if silent == 0 { String::new() } else { format!(" ({silent} lines before were left out)") };
-                    log(level, operator.as_ref(), message, &format!("{text}{more}"));
+                    let log = || log(level, operator.as_ref(), message, &format!("{text}{more}"));
+                    if is_unpublished { unpublished(log) } else { log() }
                 }
             }
         }
@@ -273,6 +275,16 @@ impl Hub {
                 "{id} is {}, but a restart of the bus will not know: {error}",
                 if on { "halted" } else { "resumed" }
             );
+        }
+    }
+
+    /// Runs for ever: publishes what the bus itself logs, from the level on that eeveed.toml names.
+    pub(crate) async fn publish_records(self: Rc<Self>) {
+        loop {
+            records().ready().await;
+            while let Some(record) = records().take() {
+                unpublished(|| self.step(Event::Record(record)));
+            }
         }
     }
 

@@ -7,8 +7,16 @@
 //!
 //! The journal's socket blocks, and a stuck journald stalls whoever logs: nothing on the way of every message logs above
 //! DEBUG.
+//!
+//! Records may go to the bus as well, as messages of [`RECORD_TYPE`], where the configuration says so (`publish-log`): the
+//! same that the log gets, from a level on. They wait in [`records`] until the runtime of operators, or the bus, publishes
+//! them. What is logged while a log record is handled or published stays in the journal, or two operators that log about each
+//! other's records would never end.
 
+pub(crate) mod handling;
+mod level;
 mod line;
+mod records;
 
 use std::io::{IsTerminal, Write, stderr};
 
@@ -17,11 +25,29 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
+pub use self::level::{LogLevel, LogLevelError};
 use self::line::Lines;
+use self::records::Publishing;
+pub use self::records::{LogRecord, Records};
 use crate::{OperatorId, escape_for_terminal};
 
 /// The environment variable with the log filter, in tracing's syntax: `debug`, or `info,irc=trace`.
 pub const LOG_FILTER: &str = "EEVEE_LOG";
+
+/// The `type` of log records on the bus.
+pub const RECORD_TYPE: &str = "log.record";
+
+static RECORDS: Records = Records::new();
+
+/// The records of this process that wait to be published. They come only after [`init`].
+pub fn records() -> &'static Records {
+    &RECORDS
+}
+
+/// Runs a function; what it logs goes to the journal alone. For what is logged about a log record.
+pub fn unpublished<T>(run: impl FnOnce() -> T) -> T {
+    handling::within(handling::Handling::Record, run)
+}
 
 /// Sends all of the process's log to the right place, from now on; a second call does nothing.
 ///
@@ -34,7 +60,9 @@ pub fn init(operator: Option<&OperatorId>) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };
-    let _ = tracing_subscriber::registry().with(layer(operator).with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(layer(operator).and_then(Publishing(&RECORDS)).with_filter(filter))
+        .try_init();
     if let Some(error) = wrong {
         tracing::warn!("{LOG_FILTER}={wanted:?} is no log filter, \"info\" is used: {error}");
     }

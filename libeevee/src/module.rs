@@ -11,6 +11,7 @@ use toml::Spanned;
 use crate::diagnostic::{Diagnosis, parse_toml};
 use crate::filter::Filter;
 use crate::id::OperatorId;
+use crate::log::LogLevel;
 use crate::wire::Overflow;
 
 /// How many messages `queue.messages` may name. What they need is bounded by the memory of the daemon as well.
@@ -35,6 +36,8 @@ pub struct Module {
     pub queue: QueueBounds,
     /// How fast it may publish; `None` is no limit but credit.
     pub rate: Option<Rate>,
+    /// `publish-log`: its log records of this level and graver ones are messages as well; `None` is none of them.
+    pub publish_log: Option<LogLevel>,
 }
 
 /// `queue` of a module file. What is `None` is left to the bus's own limits.
@@ -75,6 +78,8 @@ struct BusText {
     #[serde(default)]
     queue: QueueText,
     rate: Option<RateText>,
+    #[serde(default, deserialize_with = "LogLevel::deserialize_or_none")]
+    publish_log: Option<LogLevel>,
 }
 
 #[derive(Deserialize, Default)]
@@ -128,6 +133,7 @@ impl Module {
                 overflow: bus.queue.overflow,
             },
             rate: bus.rate.map(|rate| at.rate(&rate)).transpose()?,
+            publish_log: bus.publish_log,
         })
     }
 }

@@ -8,6 +8,7 @@ mod span;
 
 use std::path::Path;
 
+use libeevee::log::LogLevel;
 use libeevee::{Diagnosis, parse_toml};
 use serde::Deserialize;
 
@@ -18,6 +19,8 @@ pub(crate) use self::modules::{has_module, list_modules, module_path, read_modul
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct BusConfig {
     pub(crate) limits: Limits,
+    /// The bus's own log records of this level and graver ones are messages as well.
+    pub(crate) publish_log: Option<LogLevel>,
 }
 
 #[derive(Deserialize)]
@@ -25,6 +28,15 @@ pub(crate) struct BusConfig {
 struct FileText {
     #[serde(default)]
     limits: limits::LimitsText,
+    #[serde(default)]
+    bus: BusText,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct BusText {
+    #[serde(default, deserialize_with = "LogLevel::deserialize_or_none")]
+    publish_log: Option<LogLevel>,
 }
 
 impl BusConfig {
@@ -39,7 +51,7 @@ impl BusConfig {
 
     fn parse(path: &str, text: &str) -> Result<Self, Diagnosis> {
         let file: FileText = parse_toml(path, text)?;
-        Ok(Self { limits: file.limits.check(path, text)? })
+        Ok(Self { limits: file.limits.check(path, text)?, publish_log: file.bus.publish_log })
     }
 }
 

@@ -9,6 +9,7 @@ use libeevee::wire::{Code, Content, Frame, Module, OperatorState, Refusal, VERSI
 
 use super::operator::one_line;
 use super::permit::Permit;
+use super::record::Pace;
 use super::session::{Credit, Identity, Peer, Session, SessionKey, refusal};
 use super::{Action, Core, LoadedModule, Now};
 
@@ -117,6 +118,7 @@ impl Core {
             delivered: 0,
             dropped: 0,
             denied: 0,
+            records: Pace::default(),
         }
     }
 

@@ -18,6 +18,7 @@ mod permit;
 mod plain;
 mod publish;
 mod queue;
+mod record;
 mod reload;
 mod request;
 mod session;
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use libeevee::OperatorId;
+use libeevee::log::LogRecord;
 use libeevee::module::Module as ModuleFile;
 use libeevee::wire::{Code, Content, Control, Frame, Refusal, Text, Value, WireError};
 
@@ -114,6 +116,8 @@ pub(crate) enum Event {
     Dead { session: SessionKey, number: u32, entries: Vec<EntryNumber>, retry: bool },
     /// New limits.
     Limits(Limits),
+    /// The bus logged something that is to be published.
+    Record(LogRecord),
     /// The bus is stopping, and why.
     Stop(String),
     /// [`Core::deadline`] has come.
@@ -140,7 +144,15 @@ pub(crate) enum Action {
     /// More message ids are needed before these run out.
     ReserveIds,
     /// A line for the journal: who caused it, empty for the bus itself, and which operator it is about.
-    Log { level: tracing::Level, source: Box<str>, operator: Option<OperatorId>, message: Option<u64>, text: String },
+    Log {
+        level: tracing::Level,
+        source: Box<str>,
+        operator: Option<OperatorId>,
+        message: Option<u64>,
+        text: String,
+        /// It is about the publishing of a log record, and must not become one.
+        unpublished: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -189,6 +201,8 @@ pub(crate) struct Core {
     pub(crate) direct_bytes: usize,
     /// Whether a session was told something; see `intake.rs`.
     answered: bool,
+    /// Whether a log record is being published.
+    in_record: bool,
     /// The envelope of the message that is on its way.
     head: Vec<u8>,
     /// Buffers of output that were written.
@@ -235,6 +249,7 @@ impl Core {
             actions: Vec::new(),
             direct_bytes: DIRECT_BYTES,
             answered: false,
+            in_record: false,
             head: Vec::new(),
             spare: Vec::new(),
         }
@@ -279,6 +294,7 @@ impl Core {
                 self.change_dead(now, (session, number), entries, retry);
             }
             Event::Limits(limits) => self.limits = limits,
+            Event::Record(record) => self.own_record(now, record),
             Event::Stop(why) => self.stop(&why),
             Event::Tick => self.tick(now),
         }
@@ -429,6 +445,7 @@ impl Core {
             Content::Claim(Text { text }) => self.claim(key, number, text),
             Content::Unclaim(Text { text }) => self.unclaim(key, number, &text),
             Content::State(state) => self.operator_state(now, key, state),
+            Content::Record(record) => self.record(now, key, number, record),
             Content::Verdict(verdict) => self.verdict(now, key, number, verdict),
             Content::Control(control) => self.control(now, key, number, control),
             Content::Bye(Text { text }) => {
@@ -542,7 +559,8 @@ impl Core {
 
     /// A log line about what a source did; for an operator it carries the operator's field.
     fn log(&mut self, level: tracing::Level, source: &str, message: Option<u64>, text: String) {
-        self.actions.push(Action::Log { level, source: source.into(), operator: source.parse().ok(), message, text });
+        let (operator, unpublished) = (source.parse().ok(), self.in_record);
+        self.actions.push(Action::Log { level, source: source.into(), operator, message, text, unpublished });
     }
 }
 

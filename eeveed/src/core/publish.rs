@@ -64,6 +64,15 @@ pub(super) struct Outgoing<'a> {
     pub(super) wanted_ms: u64,
 }
 
+/// From whom the bus publishes what it composed.
+pub(super) struct Announced {
+    pub(super) source: Rc<str>,
+    pub(super) cause: Option<u64>,
+    pub(super) hops: u8,
+    /// Of a log record, its own source gets none.
+    pub(super) is_record: bool,
+}
+
 /// How much of the rule, and of the headers, a denial repeats: both may be as long as a frame.
 const TOLD_BYTES_MAX: usize = 1024;
 
@@ -292,29 +301,41 @@ impl Core {
 
     /// Publishes on behalf of the bus itself, as source `eeveed`.
     pub(super) fn announce(&mut self, now: Now, document: &EncodedDocument) {
+        let from = Announced { source: "eeveed".into(), cause: None, hops: 0, is_record: false };
+        self.announce_from(now, &from, document);
+    }
+
+    /// Publishes what the bus composed, for which nobody needs a permit or credit.
+    pub(super) fn announce_from(&mut self, now: Now, from: &Announced, document: &EncodedDocument) {
         let Ok(id) = self.next_id() else { return };
-        let source: Rc<str> = "eeveed".into();
+        let Announced { ref source, cause, hops, is_record } = *from;
         let document = document.view();
-        let view = View::new(id, &source, now.wall, None, 0, document);
+        let view = View::new(id, source, now.wall, cause, hops, document);
         let mut found = self.find_indexed(&view);
         found.extend(self.find_volatile(&view));
+        if is_record {
+            found.retain(|slot| !self.is_of(*slot, source));
+        }
+        if cause.is_some() {
+            self.hops.keep(id, hops);
+        }
         let to = self.targets(found);
         if !to.durable.is_empty() {
-            match self.check_durable(&to.durable, Record::size_of(document, &source)) {
+            match self.check_durable(&to.durable, Record::size_of(document, source)) {
                 Ok(()) => {
                     let record = Record {
                         id,
-                        source: (*source).into(),
+                        source: (**source).into(),
                         timestamp: now.wall,
-                        cause: None,
-                        hops: 0,
+                        cause,
+                        hops,
                         reply_address: None,
                         document: document.detached(),
                     };
                     let (epoch, sequence, live, wanted_ms) = (0, 0, 0, 0);
                     let enqueue = Enqueue {
                         confirm: None,
-                        source: &source,
+                        source,
                         epoch,
                         sequence,
                         live,
@@ -337,10 +358,10 @@ impl Core {
         }
         let envelope = Envelope {
             id,
-            source: &source,
+            source,
             timestamp: now.wall,
-            cause: None,
-            hops: 0,
+            cause,
+            hops,
             reply_address: None,
             attempt: 1,
             waited_ms: 0,
@@ -392,6 +413,15 @@ impl Core {
             (Some(durable), _) => durable.may_receive.admits(view),
             (None, Some(session)) => session.may_receive.admits(view),
             (None, None) => false,
+        }
+    }
+
+    /// Whether a subscription belongs to this source.
+    fn is_of(&self, slot: Slot, source: &str) -> bool {
+        let Some(subscription) = self.subscriptions.get(slot as usize) else { return false };
+        match (&subscription.durable, self.sessions.get(&subscription.session)) {
+            (Some(durable), _) => *durable.owner == *source,
+            (None, session) => session.is_some_and(|session| *session.source == *source),
         }
     }
 
@@ -531,7 +561,7 @@ impl Core {
         self.ids.start.saturating_sub(1)
     }
 
-    fn deeper(&self, cause: Option<u64>, claimed: u8) -> Result<u8, u8> {
+    pub(super) fn deeper(&self, cause: Option<u64>, claimed: u8) -> Result<u8, u8> {
         let Some(cause) = cause else { return Ok(0) };
         let hops = self.hops.known(cause).max(claimed).saturating_add(1);
         if hops > HOPS_MAX { Err(hops) } else { Ok(hops) }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::index::Slot;
 use super::permit::Permit;
+use super::record::Pace;
 use super::share::Account;
 
 /// The number of a session; never used again while the bus runs.
@@ -216,6 +217,7 @@ pub(crate) struct Session {
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
     pub(crate) denied: u64,
+    pub(super) records: Pace,
 }
 
 impl Session {

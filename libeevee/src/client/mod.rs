@@ -15,6 +15,7 @@ mod nack;
 mod notice;
 mod publish;
 mod reconnect;
+mod record;
 mod request;
 mod shared;
 mod subscribe;

@@ -36,11 +36,20 @@ fn what_is_absent_has_a_meaning() {
     let module = parse("").unwrap();
     assert_eq!(
         module,
-        Module { kind: "irc".into(), may_publish: None, may_receive: None, queue: QueueBounds::default(), rate: None }
+        Module {
+            kind: "irc".into(),
+            may_publish: None,
+            may_receive: None,
+            queue: QueueBounds::default(),
+            rate: None,
+            publish_log: None,
+        }
     );
     // Nothing is not the same as absent.
     assert_eq!(parse("[bus]\nmay-publish = []").unwrap().may_publish, Some(vec![]));
     assert_eq!(parse("[bus]\nrate = { per-second = 5 }").unwrap().rate, Some(Rate { per_second: 5, burst: 5 }));
+    assert_eq!(parse("[bus]\npublish-log = \"warning\"").unwrap().publish_log, Some(LogLevel::WARNING));
+    assert_eq!(parse("[bus]\npublish-log = 4").unwrap().publish_log, Some(LogLevel::WARNING));
     assert_eq!(parse("kind = \"dice\"\n[settings]\nanything = [1, { x = 2 }]\n").unwrap().kind, "dice");
 }
 
@@ -55,6 +64,8 @@ fn mistakes_are_shown_where_they_are() {
         ("[bus]\nrate = { per-second = -5 }", "2:23", "-5"),
         ("[bus]\nrate = { burst = 5 }", "2:8", "missing key `per-second`"),
         ("[bus]\nqueue = { messages = 1_000_001 }", "2:22", "from 1 to 1000000"),
+        ("[bus]\npublish-log = 8", "2:15", "a level: emerg, "),
+        ("[bus]\npublish-log = \"loud\"", "2:15", "\"loud\" is not a level: write emerg, alert"),
         ("[bus]\nqueue = { bytes = 10 }", "2:19", "queue.bytes is 10 B, it has to be from 1 KiB to 4 GiB"),
         ("[bus]\nqueue = { bytes = \"8 MB\" }", "2:19", "\"8 MB\" is not a size"),
         ("[bus]\nqueue = { bytes = -1 }", "2:19", "expected a number of bytes"),

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 
 use super::inner::Inner;
+use crate::log::handling::Taken;
 use crate::settings::Settings;
 
 impl<S: Settings> Inner<S> {
@@ -26,9 +27,10 @@ impl<S: Settings> Inner<S> {
     /// Runs the operator's own loop.
     pub(super) async fn run_loop<T>(&self, main: impl Future<Output = T>) -> T {
         let mut main = pin!(main);
+        let mut taken = Taken::default();
         poll_fn(|cx| {
             self.in_loop.set(true);
-            let polled = main.as_mut().poll(cx);
+            let polled = taken.during(|| main.as_mut().poll(cx));
             self.in_loop.set(false);
             polled
         })

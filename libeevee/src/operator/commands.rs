@@ -18,6 +18,7 @@ use crate::client::{FilterTexts, Nack, Settlement};
 use crate::error::{Error, ErrorKind};
 use crate::exit::Exit;
 use crate::filter::Filter;
+use crate::log::handling::{Handling, during};
 use crate::message::Message;
 use crate::settings::{NoSettings, Settings};
 use crate::wire::Code;
@@ -230,7 +231,8 @@ pub(super) async fn serve_commands<S: Settings>(op: &Operator<S>, commands: Comm
                 // The bus delivers nothing that the filters do not name.
                 if let Some((handler, durable)) = handler {
                     let answers = Answers::to(&message, durable);
-                    running.spawn_local(handle(op.clone(), Rc::clone(handler), message, answers));
+                    let handling = Handling::of(&message);
+                    running.spawn_local(during(handling, handle(op.clone(), Rc::clone(handler), message, answers)));
                 }
             }
             Event::Gap(gap) => {

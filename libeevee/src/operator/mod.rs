@@ -46,6 +46,7 @@ mod failure;
 mod identity;
 mod inner;
 mod notify;
+mod records;
 mod reload;
 mod run;
 mod signals;
@@ -64,6 +65,7 @@ use self::inner::Inner;
 use crate::client::{Client, FilterTexts, Nack, Outgoing, Published};
 use crate::error::Error;
 use crate::id::OperatorId;
+use crate::log::handling::{self, Handling};
 use crate::message::Message;
 use crate::settings::{CredentialError, Settings};
 
@@ -209,13 +211,26 @@ impl<S: Settings> Operator<S> {
 
     /// The next event. The operator's loop has to come here again and again: systemd's watchdog beats through it, and
     /// nothing else gets the events. Dropping the future loses nothing.
-    pub async fn next(&self) -> Event<S> {
-        poll_fn(|cx| self.inner.poll(cx, true)).await.1
+    ///
+    /// What is logged between a message and the next call is about that message. If that is itself a log record
+    /// (`type=log.record`), it goes to the journal alone, so that no loop comes of it; a task that handles it for longer
+    /// says so by [`log::unpublished`](crate::log::unpublished).
+    pub fn next(&self) -> impl Future<Output = Event<S>> {
+        // At once, and not when this is polled: beside it in a `select!`, others may come first.
+        handling::took(None);
+        async {
+            let event = poll_fn(|cx| self.inner.poll(cx, true)).await.1;
+            if let Event::Message(message) = &event {
+                handling::took(Some(Handling::of(message)));
+            }
+            event
+        }
     }
 
     /// The same without messages and gaps: for while no more work can be taken.
-    pub async fn next_but_work(&self) -> Event<S> {
-        poll_fn(|cx| self.inner.poll(cx, false)).await.1
+    pub fn next_but_work(&self) -> impl Future<Output = Event<S>> {
+        handling::took(None);
+        async { poll_fn(|cx| self.inner.poll(cx, false)).await.1 }
     }
 
     /// Work in hand: while one of these lives, a halted operator is not yet "halted".

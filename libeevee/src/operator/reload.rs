@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::event::Reload;
 use super::inner::Inner;
-use super::{Event, warn_lines};
+use super::{Event, records, warn_lines};
 use crate::settings::{Settings, parse_module};
 use crate::wire::{Module, Verdict};
 
@@ -98,6 +98,7 @@ impl<S: Settings> Inner<S> {
         let Some(Pending { module, settings, .. }) = committed else {
             return tracing::warn!(number, "the bus committed a reload that this operator had not accepted");
         };
+        records::follow(&self.id, Some(&module));
         tracing::info!("reloaded {}", module.path);
         self.module.replace(Some(module));
         self.settings.replace(Arc::clone(&settings));

@@ -12,7 +12,7 @@ use super::arguments::{self, Ask, HELP};
 use super::identity::{self, Identity};
 use super::inner::Inner;
 use super::signals::{self, Signals};
-use super::{Failure, Operator, notify, watch};
+use super::{Failure, Operator, notify, records, watch};
 use crate::client::{Client, Connect};
 use crate::diagnostic::read_file;
 use crate::exit::Exit;
@@ -108,10 +108,19 @@ async fn operate<S: Settings>(
         never = watch::first_wait() => match never {},
     };
     let module = client.welcome().module.clone();
+    records::follow(&identity.id, module.as_ref());
     let settings = match &module {
-        Some(module) => parse_module::<S>(&module.path, &module.text)?,
+        Some(module) => parse_module::<S>(&module.path, &module.text),
         // Only a development bus welcomes an operator that has no file.
-        None => parse_module::<S>(&format!("modules.d/{}.toml (absent)", identity.id), "")?,
+        None => parse_module::<S>(&format!("modules.d/{}.toml (absent)", identity.id), ""),
+    };
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(diagnosis) => {
+            records::last(&client, &diagnosis.to_string());
+            let _ = timeout(GOODBYE_WITHIN, client.close()).await;
+            return Err(diagnosis.into());
+        }
     };
     let notices = client.notices();
     let inner = Inner::new(identity.id, client, settings, module);
@@ -122,9 +131,14 @@ async fn operate<S: Settings>(
         failure = inner.failed() => Err(failure),
         never = watch::watchdog(&inner) => match never {},
         never = watch::away(&inner) => match never {},
+        never = records::publish(&inner.client) => match never {},
         done = inner.run_loop(main(Operator { inner: inner.clone() })) => done.map(|()| Exit::DONE),
     };
     inner.stop();
+    match &outcome {
+        Ok(_) => _ = records::flush(&inner.client),
+        Err(failure) => records::last(&inner.client, &failure.to_string()),
+    }
     // Answers that were given before the end are still on their way.
     match timeout(GOODBYE_WITHIN, inner.client.close()).await {
         Ok(Ok(())) => {}

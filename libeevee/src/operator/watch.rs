@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::inner::Inner;
-use super::{Event, Failure, notify};
+use super::{Event, Failure, notify, records};
 use crate::client::{Notice, NoticeReceiver};
 use crate::settings::Settings;
 
@@ -22,6 +22,7 @@ pub(super) async fn notices<S: Settings>(inner: &Rc<Inner<S>>, mut notices: Noti
                 inner.set_away(None);
                 inner.set_halted(welcome.halted);
                 inner.compare_module(welcome.module.as_ref());
+                records::follow(&inner.id, welcome.module.as_ref());
             }
             Notice::Disconnected(_) => {
                 inner.reload_lost();

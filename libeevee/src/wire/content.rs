@@ -4,8 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{
-    Ack, Control, Deliver, Flag, GapNotice, Grant, Hello, Module, Nack, Publish, Published, Refusal, Reply, Request,
-    Response, State, Subscribe, Text, Value, Verdict, Welcome,
+    Ack, Control, Deliver, Flag, GapNotice, Grant, Hello, Module, Nack, Publish, Published, Record, Refusal, Reply,
+    Request, Response, State, Subscribe, Text, Value, Verdict, Welcome,
 };
 use super::limits::{DECODE_MEMORY_FACTOR, FRAME_BYTES_CEILING};
 use super::read::{Reader, put_bytes, put_option, put_varint};
@@ -56,6 +56,7 @@ pub enum Content {
     Control(Control),
     /// The JSON that answers a Control.
     Answer(Text),
+    Record(Record),
 }
 
 impl Content {
@@ -91,6 +92,7 @@ impl Content {
             Self::Halted(_) => 39,
             Self::Control(_) => 40,
             Self::Answer(_) => 41,
+            Self::Record(_) => 42,
         }
     }
 
@@ -115,6 +117,7 @@ impl Content {
             Self::Verdict(body) => put(out, body),
             Self::Halted(body) => put(out, body),
             Self::Control(body) => put(out, body),
+            Self::Record(body) => put(out, body),
             Self::Publish(body) => {
                 put_option(out, body.cause);
                 out.push(body.hops);
@@ -213,6 +216,7 @@ impl Content {
             39 => Self::Halted(get(body, tail)?),
             40 => Self::Control(get(body, tail)?),
             41 => Self::Answer(get(body, tail)?),
+            42 => Self::Record(get(body, tail)?),
             _ => return Ok(None),
         }))
     }

@@ -346,6 +346,26 @@ impl OperatorState {
     }
 }
 
+/// A log record of an operator, for the bus to publish as `type=log.record`. Nothing else can come of it: the bus writes the
+/// headers. Never answered, so that a refusal is no reason for another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// 0 to 7, syslog's scale.
+    pub level: u8,
+    /// The id of the message that it is about.
+    pub cause: Option<u64>,
+    /// How deep the operator knows the chain of that message to be.
+    pub hops: u8,
+    /// How many records before it were left out.
+    pub lost: u64,
+    /// The part of the program that logs, such as `irc::connection`.
+    #[serde(deserialize_with = "bounded::text")]
+    pub target: String,
+    /// What it says, at most [`super::limits::RECORD_BYTES_MAX`] bytes.
+    #[serde(deserialize_with = "bounded::text")]
+    pub text: String,
+}
+
 /// What an operator thinks of the module file in a Reload with the same number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {

@@ -33,3 +33,16 @@ pub const FILTER_CLAUSES_MAX: usize = 32;
 
 /// Filters in one subscription.
 pub const SUBSCRIPTION_FILTERS_MAX: usize = 64;
+
+/// Bytes in the text of one log record that is published; the bus cuts off what is beyond.
+pub const RECORD_BYTES_MAX: usize = 4096;
+
+/// Bytes in the target of one.
+pub const RECORD_TARGET_BYTES_MAX: usize = 128;
+
+/// Log records of one operator that are published at once, and then each second. What is beyond is left out, and counted in
+/// the next one.
+pub const RECORDS_BURST: u32 = 100;
+
+/// See [`RECORDS_BURST`].
+pub const RECORDS_PER_SECOND: u32 = 10;

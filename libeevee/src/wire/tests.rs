@@ -149,6 +149,21 @@ pub(crate) fn one_of_each() -> Vec<(&'static str, Frame)> {
             ),
         ),
         ("answer", Frame::new(13, Content::Answer(Text { text: "{}".into() }))),
+        (
+            "record",
+            Frame {
+                flags: IGNORABLE,
+                number: 0,
+                content: Content::Record(Record {
+                    level: 3,
+                    cause: Some(4711),
+                    hops: 1,
+                    lost: 0,
+                    target: "irc::connection".into(),
+                    text: "no network".into(),
+                }),
+            },
+        ),
     ]
 }
 
@@ -239,7 +254,7 @@ fn an_overlong_integer_is_refused() {
 
 #[test]
 fn eleven_bytes_do_not_abort() {
-    for kind in [1_u8, 2, 3, 7, 18, 32, 34, 35, 36, 40, 41, 16, 20, 25, 26, 27] {
+    for kind in [1_u8, 2, 3, 7, 18, 32, 34, 35, 36, 40, 41, 42, 16, 20, 25, 26, 27] {
         for prefix in 0..12 {
             let mut bytes = vec![kind, 0, 0, 0, 0, 0, 0, 0];
             bytes.extend(std::iter::repeat_n(1, prefix));

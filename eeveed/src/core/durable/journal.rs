@@ -366,6 +366,7 @@ impl Core {
                 operator: None,
                 message: None,
                 text: problem,
+                unpublished: false,
             });
         }
         for subscription in recovered.subscriptions {
@@ -888,7 +889,8 @@ impl Core {
     }
 
     pub(super) fn log_store(&mut self, level: tracing::Level, text: String) {
-        self.actions.push(Action::Log { level, source: Box::default(), operator: None, message: None, text });
+        let (source, unpublished) = (Box::default(), self.in_record);
+        self.actions.push(Action::Log { level, source, operator: None, message: None, text, unpublished });
     }
 
     pub(super) fn durable_by_key(&mut self, key: DurableKey) -> Option<&mut Durable> {
