@@ -5,6 +5,7 @@
 //! clause are a short list that is looked through for every message.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
 use hashbrown::HashMap;
 use libeevee::filter::{Clause, Fields, Filter};
@@ -17,6 +18,15 @@ pub(crate) type Slot = u32;
 /// Subscriptions that a message is for; few, mostly.
 pub(crate) type Found = SmallVec<[Slot; 8]>;
 
+/// Key and value of each header; as many as messages have, without an allocation.
+pub(crate) type Pairs<'a> = SmallVec<[(&'a str, &'a str); 12]>;
+
+/// The headers of a message, read here or by somebody before.
+pub(crate) enum Headers<'a> {
+    Own(Pairs<'a>),
+    Of(&'a [(&'a str, &'a str)]),
+}
+
 /// A message as filters see it: the envelope, and the headers read in place.
 pub(crate) struct View<'a> {
     pub(crate) id: u64,
@@ -24,8 +34,7 @@ pub(crate) struct View<'a> {
     pub(crate) timestamp: u64,
     pub(crate) cause: Option<u64>,
     pub(crate) hops: u8,
-    /// As many as messages have, without an allocation.
-    headers: SmallVec<[(&'a str, &'a str); 12]>,
+    pub(crate) headers: Headers<'a>,
 }
 
 impl<'a> View<'a> {
@@ -37,17 +46,22 @@ impl<'a> View<'a> {
         hops: u8,
         document: DocumentView<'a>,
     ) -> Self {
-        Self { id, source, timestamp, cause, hops, headers: document.headers().collect() }
+        Self { id, source, timestamp, cause, hops, headers: Headers::Own(document.headers().collect()) }
     }
-}
 
-impl<'a> View<'a> {
+    fn headers(&self) -> &[(&'a str, &'a str)] {
+        match &self.headers {
+            Headers::Own(pairs) => pairs,
+            Headers::Of(pairs) => pairs,
+        }
+    }
+
     /// A header, or the source.
     fn text(&self, key: &str) -> Option<&'a str> {
         if key == "source" {
             return Some(self.source);
         }
-        self.headers.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
+        self.headers().iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
     }
 }
 
@@ -68,68 +82,83 @@ impl Fields for View<'_> {
 #[derive(Debug)]
 struct Filed {
     slot: Slot,
-    filter: Filter,
-    /// The key that it stands under; none for those that are looked through for every message.
-    key: Option<String>,
-    /// Its place under each value, sorted by value, so that it is taken out without a search. Without a key it has one
-    /// place, under the empty value.
-    places: Vec<Place>,
+    filters: Rc<[Filter]>,
+    /// Which of them it is.
+    which: u32,
+    /// The clause that it stands under; none for those that are looked through for every message.
+    clause: Option<u32>,
+    /// Its place in the bucket of each value of that clause. Without one it has one place, in the list of those.
+    places: SmallVec<[u32; 2]>,
 }
 
-#[derive(Debug)]
-struct Place {
-    value: String,
-    at: usize,
+impl Filed {
+    fn filter(&self) -> &Filter {
+        &self.filters[self.which as usize]
+    }
+
+    /// Key and values that it stands under.
+    fn equality(&self) -> Option<(&String, &[String])> {
+        equality(&self.filter().clauses()[self.clause? as usize])
+    }
 }
+
+/// Filters that stand under a value: which one, and which of its places this is.
+type Bucket = Vec<(u32, u32)>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     filed: slab::Slab<Filed>,
-    of_slot: HashMap<Slot, Vec<usize>>,
-    equal: HashMap<String, HashMap<String, Vec<usize>>>,
-    rest: Vec<usize>,
+    of_slot: HashMap<Slot, SmallVec<[u32; 2]>>,
+    equal: HashMap<String, HashMap<String, Bucket>>,
+    rest: Bucket,
 }
 
 impl Index {
-    pub(crate) fn insert(&mut self, slot: Slot, filters: &[Filter]) {
-        for filter in filters {
-            let (key, values) = match self.most_selective(filter) {
-                None => (None, vec![String::new()]),
-                Some((key, values)) => (Some(key), values),
-            };
+    pub(crate) fn insert(&mut self, slot: Slot, filters: &Rc<[Filter]>) {
+        for (which, filter) in (0..).zip(filters.iter()) {
+            let clause = self.most_selective(filter);
             let entry = self.filed.vacant_entry();
-            let mut places = Vec::with_capacity(values.len());
-            for value in values {
-                let bucket = match &key {
-                    None => &mut self.rest,
-                    Some(key) => self.equal.entry_ref(key).or_default().entry_ref(&value).or_default(),
-                };
-                bucket.push(entry.key());
-                places.push(Place { value, at: bucket.len() - 1 });
+            let number = entry.key() as u32;
+            let mut filed = Filed { slot, filters: filters.clone(), which, clause, places: SmallVec::new() };
+            match filed.equality() {
+                None => {
+                    filed.places = [self.rest.len() as u32].into_iter().collect();
+                    self.rest.push((number, 0));
+                }
+                Some((key, values)) => {
+                    let by_value = self.equal.entry_ref(key).or_default();
+                    let mut places = SmallVec::with_capacity(values.len());
+                    for (place, value) in (0..).zip(values) {
+                        let bucket = by_value.entry_ref(value).or_default();
+                        places.push(bucket.len() as u32);
+                        bucket.push((number, place));
+                    }
+                    filed.places = places;
+                }
             }
-            self.of_slot.entry(slot).or_default().push(entry.key());
-            entry.insert(Filed { slot, filter: filter.clone(), key, places });
+            self.of_slot.entry(slot).or_default().push(number);
+            entry.insert(filed);
         }
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) {
-        for at in self.of_slot.remove(&slot).unwrap_or_default() {
-            let Filed { key, places, .. } = self.filed.remove(at);
-            let Some(key) = key else {
-                places.iter().for_each(|place| take_out(&mut self.filed, &mut self.rest, place));
+        for number in self.of_slot.remove(&slot).unwrap_or_default() {
+            let filed = self.filed.remove(number as usize);
+            let Some((key, values)) = filed.equality() else {
+                take_out(&mut self.filed, &mut self.rest, filed.places[0]);
                 continue;
             };
-            let Some(by_value) = self.equal.get_mut(&key) else { continue };
-            for place in &places {
-                if let Some(bucket) = by_value.get_mut(&place.value) {
-                    take_out(&mut self.filed, bucket, place);
+            let Some(by_value) = self.equal.get_mut(key) else { continue };
+            for (value, place) in values.iter().zip(&filed.places) {
+                if let Some(bucket) = by_value.get_mut(value) {
+                    take_out(&mut self.filed, bucket, *place);
                     if bucket.is_empty() {
-                        by_value.remove(&place.value);
+                        by_value.remove(value);
                     }
                 }
             }
             if by_value.is_empty() {
-                self.equal.remove(&key);
+                self.equal.remove(key);
             }
         }
     }
@@ -138,14 +167,14 @@ impl Index {
     pub(crate) fn find(&self, view: &View<'_>) -> Found {
         let mut found = Found::new();
         // By the keys that filters stand under where these are few, as they mostly are; else by those of the message.
-        if self.equal.len() <= view.headers.len() {
+        if self.equal.len() <= view.headers().len() {
             for (key, by_value) in &self.equal {
                 if let Some(bucket) = view.text(key).and_then(|value| by_value.get(value)) {
                     self.check(bucket, view, &mut found);
                 }
             }
         } else {
-            for (key, value) in view.headers.iter().copied().chain([("source", view.source)]) {
+            for (key, value) in view.headers().iter().copied().chain([("source", view.source)]) {
                 if let Some(bucket) = self.equal.get(key).and_then(|by_value| by_value.get(value)) {
                     self.check(bucket, view, &mut found);
                 }
@@ -157,51 +186,49 @@ impl Index {
         found
     }
 
-    fn check(&self, bucket: &[usize], view: &View<'_>, found: &mut Found) {
-        found.extend(
-            bucket.iter().map(|at| &self.filed[*at]).filter(|filed| filed.filter.matches(view)).map(|filed| filed.slot),
-        );
+    fn check(&self, bucket: &Bucket, view: &View<'_>, found: &mut Found) {
+        found.extend(bucket.iter().filter_map(|(number, _)| {
+            let filed = &self.filed[*number as usize];
+            // The clause that it was found by holds.
+            let mut others = (0..).zip(filed.filter().clauses()).filter(|(at, _)| filed.clause != Some(*at));
+            let holds = |(_, clause): (u32, &Clause)| clause.matches(view.field(clause.key()).as_deref());
+            others.all(holds).then_some(filed.slot)
+        }));
     }
 
     /// The equality clause under which the fewest filters stand, counting all values of a set.
-    fn most_selective(&self, filter: &Filter) -> Option<(String, Vec<String>)> {
+    fn most_selective(&self, filter: &Filter) -> Option<u32> {
         let crowd = |key: &str, values: &[String]| -> usize {
             let Some(by_value) = self.equal.get(key) else { return values.len() };
             values.iter().map(|value| 1 + by_value.get(value).map_or(0, Vec::len)).sum()
         };
-        equalities(filter).min_by_key(|(key, values)| crowd(key, values)).map(|(key, values)| {
-            let mut values = values.to_vec();
-            values.sort_unstable();
-            values.dedup();
-            (key.clone(), values)
-        })
+        let clauses = (0..).zip(filter.clauses());
+        let equalities = clauses.filter_map(|(at, clause)| Some((at, equality(clause)?)));
+        equalities.min_by_key(|(_, (key, values))| crowd(key, values)).map(|(at, _)| at)
     }
 }
 
 /// Whether a filter is found by an equality clause, and costs nothing with messages that have other values.
 pub(super) fn is_indexed(filter: &Filter) -> bool {
-    equalities(filter).next().is_some()
+    filter.clauses().iter().any(|clause| equality(clause).is_some())
 }
 
-/// The clauses that a filter can stand under.
-fn equalities(filter: &Filter) -> impl Iterator<Item = (&String, &[String])> {
-    let of_headers = |(key, _): &(&String, _)| !matches!(key.as_str(), "id" | "timestamp" | "cause" | "hops");
-    filter
-        .clauses()
-        .iter()
-        .filter_map(|clause| match clause {
-            Clause::Equals { key, value } => Some((key, std::slice::from_ref(value))),
-            Clause::In { key, values } => Some((key, values.as_slice())),
-            _ => None,
-        })
-        .filter(of_headers)
+/// Key and values of a clause that a filter can stand under.
+fn equality(clause: &Clause) -> Option<(&String, &[String])> {
+    let (key, values) = match clause {
+        Clause::Equals { key, value } => (key, std::slice::from_ref(value)),
+        Clause::In { key, values } => (key, values.as_slice()),
+        _ => return None,
+    };
+    (!matches!(key.as_str(), "id" | "timestamp" | "cause" | "hops")).then_some((key, values))
 }
 
 /// Empties a place; the last of its bucket moves there.
-fn take_out(filed: &mut slab::Slab<Filed>, bucket: &mut Vec<usize>, place: &Place) {
-    bucket.swap_remove(place.at);
-    let Some(moved) = bucket.get(place.at).and_then(|moved| filed.get_mut(*moved)) else { return };
-    if let Ok(at) = moved.places.binary_search_by(|known| known.value.cmp(&place.value)) {
-        moved.places[at].at = place.at;
+fn take_out(filed: &mut slab::Slab<Filed>, bucket: &mut Bucket, place: u32) {
+    bucket.swap_remove(place as usize);
+    if let Some((moved, which)) = bucket.get(place as usize)
+        && let Some(moved) = filed.get_mut(*moved as usize)
+    {
+        moved.places[*which as usize] = place;
     }
 }

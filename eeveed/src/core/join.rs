@@ -73,7 +73,7 @@ impl Core {
             Identity::Operator(id) => Some(id.clone()),
             _ => None,
         };
-        self.sessions.insert(key, session);
+        self.sessions.insert(key, Box::new(session));
         self.adopt(key);
         self.tell(key, &welcome);
         if let Some(id) = operator {
@@ -105,6 +105,7 @@ impl Core {
             ready: VecDeque::new(),
             output: Vec::new(),
             answers: 0,
+            direct: 0,
             input: 0,
             unwritten: 0,
             awake: false,
@@ -152,7 +153,7 @@ impl Core {
     fn turn_away(&mut self, now: Now, key: SessionKey, identity: Identity, peer: Peer, refusal: Refusal) {
         let mut session = self.new_session(now, identity, peer, None);
         session.closing = true;
-        self.sessions.insert(key, session);
+        self.sessions.insert(key, Box::new(session));
         self.tell(key, &Frame::new(0, Content::Error(refusal)));
         self.actions.push(Action::Close(key));
     }

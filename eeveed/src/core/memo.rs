@@ -109,6 +109,11 @@ impl Memo {
         (self.lists, self.hits, self.misses, self.last) = (0, 0, 0, 0);
     }
 
+    /// Whether it is not asked now, because it did not help.
+    pub(super) const fn rests(&self) -> bool {
+        self.rest > 0
+    }
+
     /// Reads the body of a Publish whose headers are known.
     #[inline]
     pub(super) fn read<'a>(&mut self, session: SessionKey, body: &'a [u8]) -> Option<(DocumentView<'a>, &Route)> {

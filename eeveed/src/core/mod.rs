@@ -61,7 +61,7 @@ use crate::config::Limits;
 const SMALL_BACKLOG: usize = 4 << 10;
 
 /// So much is put directly into what is written next to a session.
-const DIRECT_BYTES: usize = 256 << 10;
+const DIRECT_BYTES: usize = 1 << 20;
 
 /// How many buffers are kept for the next output, and how large they may be.
 const SPARE_BUFFERS: usize = 16;
@@ -160,7 +160,7 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     boot: u64,
     started: Now,
-    sessions: HashMap<SessionKey, Session>,
+    sessions: HashMap<SessionKey, Box<Session>>,
     /// Answers to sessions that said Bye, until they are written.
     parting: HashMap<SessionKey, Vec<u8>>,
     subscriptions: slab::Slab<Subscription>,
@@ -323,7 +323,7 @@ impl Core {
         session.awake = false;
         let before = session.counted();
         self.owed -= before;
-        session.answers = 0;
+        (session.answers, session.direct) = (0, 0);
         let ready = std::mem::take(&mut session.output);
         if out.is_empty() && !ready.is_empty() {
             recycle(&mut self.spare, std::mem::replace(out, ready));
@@ -426,7 +426,13 @@ impl Core {
             Content::Publish(publish) if session.identity.may_publish_and_subscribe() => {
                 let libeevee::wire::Publish { cause, hops, epoch, sequence, document } = publish;
                 let (document, route) = (document.view(), self.memo.get(key, document.header_bytes()));
-                self.publish(now, key, number, flags, Incoming { cause, hops, epoch, sequence, document, route });
+                self.publish(
+                    now,
+                    key,
+                    number,
+                    flags,
+                    Incoming { cause, hops, epoch, sequence, document, headers: None, route },
+                );
             }
             Content::Grant(grant) => self.widen(now, key, number, grant),
             Content::Ack(ack) => self.acknowledge(now, key, number, ack),

@@ -28,7 +28,7 @@ struct Stuck<'a> {
 impl Core {
     /// Takes as many plain publishes as there are at the front of `input`; how many bytes that are.
     pub(super) fn take_plain(&mut self, now: Now, key: SessionKey, input: &[u8], frame_bytes_max: usize) -> usize {
-        if !is_plain(input) || !self.volatile.is_empty() {
+        if !is_plain(input) || !self.volatile.is_empty() || self.memo.rests() {
             return 0;
         }
         let Some(session) = self.sessions.get(&key) else { return 0 };
@@ -68,12 +68,12 @@ impl Core {
                     }
                     let to = subscription.session;
                     if last.as_ref().is_none_or(|(known, _)| *known != to) {
-                        last = self.sessions.get_mut(&to).map(|session| (to, session));
+                        last = self.sessions.get_mut(&to).map(|session| (to, &mut **session));
                     }
                     let Some((_, session)) = &mut last else { break 'taken false };
                     if session.halted
                         || session.closing
-                        || session.output.len() + session.unwritten >= self.direct_bytes
+                        || !session.takes_directly(subscription.queue.bounds(), self.direct_bytes)
                         || !subscription.queue.takes_alone(Routed::size_with(frame_bytes))
                         || self.memory + self.owed + frame_bytes > self.limits.memory_bytes
                         || session.account.left(self.limits.memory_per_uid) < frame_bytes
@@ -84,6 +84,7 @@ impl Core {
                     lead.put(&mut session.output, subscription.number, document.bytes());
                     self.owed += frame_bytes;
                     session.account.add(frame_bytes);
+                    session.direct += 1;
                     subscription.window_messages -= 1;
                     subscription.window_bytes -= document.bytes().len() as i64;
                     subscription.delivered += 1;

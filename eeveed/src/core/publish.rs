@@ -12,7 +12,7 @@ use libeevee::wire::{
 
 use super::durable::repeat::Known;
 use super::durable::{Confirm, Enqueue};
-use super::index::{Found, Slot, View};
+use super::index::{Found, Headers, Pairs, Slot, View};
 use super::memo::{Route, Slots};
 use super::message::Routed;
 use super::queue::{PLACE_BYTES, Pushed, Waiting};
@@ -52,6 +52,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) cause: Option<u64>,
     pub(super) hops: u8,
     pub(super) document: DocumentView<'a>,
+    /// Key and value of its headers, if they were read on the way.
+    pub(super) headers: Option<&'a [(&'a str, &'a str)]>,
     /// Where it goes, if messages like it went before.
     pub(super) route: Option<Route>,
     pub(super) reply_address: Option<u64>,
@@ -92,6 +94,7 @@ pub(super) struct Incoming<'a> {
     pub(super) epoch: u64,
     pub(super) sequence: u64,
     pub(super) document: DocumentView<'a>,
+    pub(super) headers: Option<&'a [(&'a str, &'a str)]>,
     pub(super) route: Option<Route>,
 }
 
@@ -99,20 +102,24 @@ impl Core {
     /// Takes the body of a Publish as it was read; false if it is none, and then [`Frame::decode`] says what is wrong.
     pub(super) fn publish_in_place(&mut self, now: Now, key: SessionKey, number: u32, flags: u8, body: &[u8]) -> bool {
         let Some(raw) = RawPublish::read(body) else { return false };
+        let (mut pairs, mut headers) = (Pairs::new(), None);
         let (document, route) = match self.memo.get(key, raw.header_bytes()) {
             Some(route) => (raw.known(), Some(route)),
-            None => match raw.check() {
-                Ok(document) => (document, None),
+            None => match raw.check_each(|key, value| pairs.push((key, value))) {
+                Ok((document, all)) => {
+                    headers = all.then_some(&*pairs);
+                    (document, None)
+                }
                 Err(_) => return false,
             },
         };
         let RawPublish { cause, hops, epoch, sequence, .. } = raw;
-        self.publish(now, key, number, flags, Incoming { cause, hops, epoch, sequence, document, route });
+        self.publish(now, key, number, flags, Incoming { cause, hops, epoch, sequence, document, headers, route });
         true
     }
 
     pub(super) fn publish(&mut self, now: Now, key: SessionKey, number: u32, flags: u8, publish: Incoming<'_>) {
-        let Incoming { cause, hops, epoch, sequence, document, route } = publish;
+        let Incoming { cause, hops, epoch, sequence, document, headers, route } = publish;
         let bytes = document.bytes().len();
         if !self.charge(key, number, bytes) {
             return;
@@ -127,6 +134,7 @@ impl Core {
             cause,
             hops,
             document,
+            headers,
             route,
             reply_address: None,
             epoch,
@@ -229,7 +237,17 @@ impl Core {
             self.deeper(outgoing.cause, outgoing.hops).map_err(|hops| self.told_loop(&source, &outgoing, hops))?;
         let id = self.next_id()?;
         let document = outgoing.document;
-        let view = || View::new(id, &source, now.wall, outgoing.cause, hops, document);
+        let view = || match outgoing.headers {
+            None => View::new(id, &source, now.wall, outgoing.cause, hops, document),
+            Some(pairs) => View {
+                id,
+                source: &source,
+                timestamp: now.wall,
+                cause: outgoing.cause,
+                hops,
+                headers: Headers::Of(pairs),
+            },
+        };
 
         let mut to = match outgoing.route {
             Some(route) => route,
@@ -481,7 +499,7 @@ impl Core {
         let bytes = HEADER_BYTES + head.len() + document.bytes().len();
         if session.halted
             || session.closing
-            || session.output.len() + session.unwritten >= self.direct_bytes
+            || !session.takes_directly(subscription.queue.bounds(), self.direct_bytes)
             || !subscription.queue.takes_alone(Routed::size_with(bytes))
             || self.memory + self.owed + bytes > self.limits.memory_bytes
             || session.account.left(self.limits.memory_per_uid) < bytes
@@ -492,6 +510,7 @@ impl Core {
         put_deliver(&mut session.output, subscription.number, head, document.bytes());
         self.owed += bytes;
         session.account.add(bytes);
+        session.direct += 1;
         subscription.window_messages -= 1;
         subscription.window_bytes -= document.bytes().len() as i64;
         subscription.delivered += 1;

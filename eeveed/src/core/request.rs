@@ -67,6 +67,7 @@ impl Core {
             cause,
             hops,
             document: document.view(),
+            headers: None,
             route: self.memo.get(key, document.header_bytes()),
             reply_address: Some(address),
             epoch: 0,

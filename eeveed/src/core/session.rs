@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::index::Slot;
 use super::permit::Permit;
+use super::queue::Bounds;
 use super::record::Pace;
 use super::share::Account;
 
@@ -175,6 +176,9 @@ impl Credit {
     }
 }
 
+/// So much unwritten is worth a large buffer for what comes behind it.
+const MUCH_BYTES: usize = 64 << 10;
+
 /// One session in the core.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -197,6 +201,8 @@ pub(crate) struct Session {
     pub(super) output: Vec<u8>,
     /// How many bytes of them are no deliveries.
     pub(super) answers: usize,
+    /// How many of them are messages that were delivered directly.
+    pub(super) direct: usize,
     /// Bytes of a large frame that is not whole yet.
     pub(super) input: usize,
     /// How many bytes the shell was given and has not written yet, as far as the core knows.
@@ -226,12 +232,20 @@ impl Session {
         self.output.len() + self.unwritten + self.input
     }
 
-    /// Takes a buffer that was used before, if the session has none and is not slow: one that waits for its reader for long
-    /// must not have more room than it needs.
+    /// Whether a message of a subscription with these bounds may be put behind what is written next. While the socket takes
+    /// what comes, what waits there waits for a moment; when it does not, no more may wait than in a queue.
+    #[inline]
+    pub(super) const fn takes_directly(&self, bounds: &Bounds, direct_bytes: usize) -> bool {
+        let waits = self.output.len() + self.unwritten;
+        waits < direct_bytes && (self.unwritten == 0 || (self.direct < bounds.messages && waits < bounds.bytes))
+    }
+
+    /// Takes a buffer that was used before, if the session has none and is not slow, or has much before it: one that waits
+    /// for its reader for long must not have much more room than it needs.
     #[inline]
     pub(super) fn make_room(&mut self, spare: &mut Vec<Vec<u8>>) {
         if self.output.capacity() == 0
-            && self.unwritten == 0
+            && (self.unwritten == 0 || self.unwritten >= MUCH_BYTES)
             && let Some(buffer) = spare.pop()
         {
             self.output = buffer;

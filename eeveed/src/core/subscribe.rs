@@ -22,9 +22,10 @@ use crate::config::Limits;
 pub(crate) struct Subscription {
     pub(crate) session: SessionKey,
     pub(crate) number: u32,
-    pub(crate) filters: Vec<Filter>,
+    /// Shared with the index.
+    pub(crate) filters: Rc<[Filter]>,
     /// What was asked for, without the texts of the filters.
-    pub(super) asked: Subscribe,
+    pub(super) asked: Box<Subscribe>,
     pub(super) queue: Queue,
     pub(super) window_messages: u64,
     pub(super) window_bytes: i64,
@@ -77,8 +78,8 @@ impl Subscription {
         Self {
             session: NOBODY,
             number: 0,
-            filters,
-            asked: Subscribe {
+            filters: filters.into(),
+            asked: Box::new(Subscribe {
                 filters: Vec::new(),
                 overflow: 0,
                 queue_messages: 0,
@@ -87,7 +88,7 @@ impl Subscription {
                 window_messages: 0,
                 window_bytes: 0,
                 durable: Some(durable.name.clone()),
-            },
+            }),
             queue: Queue::new(Bounds { messages: 0, bytes: 0, overflow: Overflow::DropOldest, age_max: None }),
             window_messages: 0,
             window_bytes: 0,
@@ -110,8 +111,8 @@ impl Subscription {
 
     /// A session takes it.
     pub(super) fn attach(&mut self, session: SessionKey, number: u32, filters: Vec<Filter>, asked: &Subscribe) {
-        (self.session, self.number, self.filters) = (session, number, filters);
-        self.asked = Subscribe { filters: Vec::new(), ..asked.clone() };
+        (self.session, self.number, self.filters) = (session, number, filters.into());
+        self.asked = Box::new(Subscribe { filters: Vec::new(), ..asked.clone() });
         self.window_messages = asked.window_messages;
         self.window_bytes = i64::try_from(asked.window_bytes).unwrap_or(i64::MAX);
         self.listed = false;
@@ -310,8 +311,8 @@ impl Core {
             queue: Queue::new(bounds),
             window_messages: asked.window_messages,
             window_bytes: i64::try_from(asked.window_bytes).unwrap_or(i64::MAX),
-            filters,
-            asked: Subscribe { filters: Vec::new(), ..asked },
+            filters: filters.into(),
+            asked: Box::new(Subscribe { filters: Vec::new(), ..asked }),
             listed: false,
             volatile,
             durable: None,

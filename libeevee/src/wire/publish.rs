@@ -118,10 +118,20 @@ impl<'a> RawPublish<'a> {
     /// # Errors
     /// [`WireError`] with code malformed, too-many-headers, bad-header or duplicate-header.
     pub fn check(&self) -> Result<DocumentView<'a>, WireError> {
-        if !are_plain_headers(self.header_bytes()) {
+        self.check_each(|_, _| ()).map(|(document, _)| document)
+    }
+
+    /// The same; `each` is given key and value of every header on the way, for who looks at them next. True if all came.
+    ///
+    /// # Errors
+    /// Those of [`RawPublish::check`].
+    #[inline]
+    pub fn check_each(&self, each: impl FnMut(&'a str, &'a str)) -> Result<(DocumentView<'a>, bool), WireError> {
+        let all = are_plain_headers(self.header_bytes(), each);
+        if !all {
             super::document::check_headers(&mut Reader::new(self.document))?;
         }
-        Ok(self.known())
+        Ok((self.known(), all))
     }
 }
 
@@ -136,7 +146,7 @@ impl<'a> Texts<'a> {
     fn new(headers: &'a [u8]) -> Self {
         let mut reader = Reader::new(headers);
         let _count = reader.varint();
-        Self { all: std::str::from_utf8(headers).ok(), reader }
+        Self { all: simdutf8::basic::from_utf8(headers).ok(), reader }
     }
 }
 
@@ -158,7 +168,8 @@ const PLAIN_HEADERS_MAX: usize = 16;
 
 /// Whether these are headers without a doubt. Whatever gives one is left to [`super::document::check_headers`], which
 /// knows what to say of it.
-fn are_plain_headers(headers: &[u8]) -> bool {
+#[inline]
+fn are_plain_headers<'a>(headers: &'a [u8], mut each: impl FnMut(&'a str, &'a str)) -> bool {
     let mut keys = [""; PLAIN_HEADERS_MAX];
     let mut texts = Texts::new(headers);
     let Some(keys) = keys.get_mut(..usize::from(headers[0])).filter(|_| texts.all.is_some()) else { return false };
@@ -168,6 +179,7 @@ fn are_plain_headers(headers: &[u8]) -> bool {
             return false;
         }
         keys[at] = key;
+        each(key, value);
     }
     true
 }

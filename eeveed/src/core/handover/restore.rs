@@ -249,7 +249,7 @@ impl Restoring {
         self.core.owed += session.counted();
         session.account.add(session.counted());
         // It has to be there before its subscriptions, which look for its permissions.
-        self.core.sessions.insert(key, session);
+        self.core.sessions.insert(key, Box::new(session));
         for number in given_up {
             let text = "the bus was restarted before this was carried out; ask again";
             self.core.answer(key, number, Err(refusal(Code::Stopping, text)));
@@ -334,8 +334,8 @@ impl Restoring {
         let slot = self.core.subscriptions.insert(Subscription {
             session: key,
             number: saved.number,
-            filters,
-            asked,
+            filters: filters.into(),
+            asked: Box::new(asked),
             queue,
             window_messages: saved.window_messages,
             window_bytes: saved.window_bytes,
