@@ -67,7 +67,8 @@ impl Peer for Eevee {
             let folder = config::folder_on_disk()?;
             (folder.path().to_owned(), Some(folder))
         } else {
-            (place.join("state"), None)
+            // That of the starts before, as on a box: the very first start makes a key and reserves ids, once.
+            (place.parent().unwrap_or(place).join("eevee-state"), None)
         };
         let socket = socket(place);
         let mut command = Command::new(program);
