@@ -127,9 +127,11 @@ impl Dead {
     }
 }
 
-/// How many dead letters there are.
-pub(crate) async fn dead_total(client: &Client, whose: Whose<'_>) -> Result<u64, String> {
-    Ok(page(client, whose, None, 1).await?.total)
+/// How many dead letters there are that who asks may retry or drop, and whether there are others.
+pub(crate) async fn dead_total(client: &Client, whose: Whose<'_>) -> Result<(u64, bool), String> {
+    let page = page(client, whose, None, 1).await?;
+    let yours = page.yours.unwrap_or(page.total);
+    Ok((yours, yours < page.total))
 }
 
 /// The newest dead letters. The bus gives the oldest first, so that all of them pass through here.
@@ -158,6 +160,8 @@ pub(crate) async fn dead(client: &Client, whose: Whose<'_>, limit: Option<u64>) 
 #[derive(Deserialize)]
 struct DeadPage {
     total: u64,
+    /// None of a bus that does not say.
+    yours: Option<u64>,
     dead: Vec<Value>,
     #[serde(default)]
     more: bool,

@@ -45,7 +45,7 @@ pub(crate) async fn carry_out(
     };
     let answer = match verb {
         "queues" => queues(hub, &asked).await,
-        "dead-list" => dead_list(hub, asked).await,
+        "dead-list" => dead_list(hub, session, asked).await,
         "dead-show" => dead_show(hub, session, asked).await,
         "dead-retry" | "dead-drop" => match find(hub, session, asked).await {
             Ok(entries) => {
@@ -72,13 +72,23 @@ async fn queues(hub: &Rc<Hub>, asked: &Asked) -> Result<String, Refusal> {
     Ok(hub.with_core(|core| core.queues(hub.now(), asked.owner.as_deref(), &oldest)))
 }
 
-async fn dead_list(hub: &Rc<Hub>, asked: Asked) -> Result<String, Refusal> {
+async fn dead_list(hub: &Rc<Hub>, session: SessionKey, asked: Asked) -> Result<String, Refusal> {
     let Asked { owner, name, after, limit, .. } = asked;
     let limit = limit.unwrap_or(LETTERS_MAX).min(LETTERS_MAX);
+    let scope = hub.with_core(|core| core.scope_of(session));
     let ask = move |store: &mut crate::store::Store| {
-        store.dead_letters(owner.as_deref(), name.as_deref(), after.unwrap_or(0), limit)
+        let (owner, name) = (owner.as_deref(), name.as_deref());
+        let page = store.dead_letters(owner, name, after.unwrap_or(0), limit)?;
+        // Everybody may see all of them, and change only some.
+        let yours = match (&scope, owner) {
+            (Some(Scope::All), _) => page.total,
+            (Some(scope), Some(owner)) if scope.covers(owner) => page.total,
+            (Some(Scope::Own(own)), None) => store.dead_entries(Some(own), name)?.len() as u64,
+            _ => 0,
+        };
+        Ok((page, yours))
     };
-    let page = hub.disk.ask(ask).await.map_err(unreadable)?;
+    let (page, yours) = hub.disk.ask(ask).await.map_err(unreadable)?;
     let (mut room, mut more) = (hub.limits().frame_bytes / 2, page.more);
     let mut letters = Vec::with_capacity(page.letters.len());
     for letter in page.letters {
@@ -91,7 +101,7 @@ async fn dead_list(hub: &Rc<Hub>, asked: Asked) -> Result<String, Refusal> {
         room = room.saturating_sub(bytes);
         letters.push(letter);
     }
-    Ok(json!({ "total": page.total, "dead": letters, "more": more }).to_string())
+    Ok(json!({ "total": page.total, "yours": yours, "dead": letters, "more": more }).to_string())
 }
 
 async fn dead_show(hub: &Rc<Hub>, session: SessionKey, asked: Asked) -> Result<String, Refusal> {

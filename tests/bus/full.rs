@@ -131,6 +131,9 @@ async fn nobody_pushes_out_or_drops_the_dead_letters_of_others() {
         letters["dead"].as_array().unwrap().iter().map(|letter| letter["entry"].as_u64().unwrap()).collect();
     assert_eq!((entries.len(), entries.last()), (3, Some(&13)), "{letters}");
 
+    let listed = irc.control("dead-list", "", r#"{"limit":1}"#).await.unwrap().unwrap();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((&listed["total"], &listed["yours"]), (&4.into(), &3.into()), "{listed}");
     let twice = format!(r#"{{"entries":[{0},{1},{0}]}}"#, entries[0], entries[1]);
     assert_eq!(irc.control("dead-drop", "", &twice).await.unwrap().unwrap(), r#"{"dropped":2}"#);
     assert_eq!(irc.control("dead-drop", "", r#"{"all":true}"#).await.unwrap().unwrap(), r#"{"dropped":1}"#);

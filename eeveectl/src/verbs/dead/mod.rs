@@ -98,13 +98,13 @@ async fn change(context: &Context, letters: &Letters, change: Change) -> anyhow:
     let client = context.bus().await.map_err(anyhow::Error::msg)?;
     let entries: Vec<u64> = letters.entries.iter().copied().collect::<BTreeSet<u64>>().into_iter().collect();
     let whose = Whose { owner: letters.from.as_ref(), name: letters.name.as_deref() };
-    let count = match entries.len() as u64 {
+    let (count, others) = match entries.len() as u64 {
         0 => durable::dead_total(client, whose).await.map_err(anyhow::Error::msg)?,
-        count => count,
+        count => (count, false),
     };
     let (verb, key) = change.words();
     if count > 1
-        && let Some(exit) = agreed(&change.question(count, &of_whom(letters)), letters.yes)?
+        && let Some(exit) = agreed(&change.question(count, &of_whom(letters, others)), letters.yes)?
     {
         return Ok(exit);
     }
@@ -138,10 +138,12 @@ async fn change(context: &Context, letters: &Letters, change: Change) -> anyhow:
     Ok(Exit::DONE)
 }
 
-fn of_whom(letters: &Letters) -> String {
+/// `others`: there are some that who asks may not change.
+fn of_whom(letters: &Letters, others: bool) -> String {
     match (&letters.from, &letters.name) {
         (Some(owner), Some(name)) => format!(" of {owner} {name}"),
         (Some(owner), None) => format!(" of {owner}"),
+        (None, _) if letters.all && others => " of yours".to_owned(),
         (None, _) if letters.all => " of all".to_owned(),
         (None, _) => String::new(),
     }
@@ -161,9 +163,13 @@ mod tests {
             yes: false,
             json: false,
         };
-        assert_eq!(Change::Drop.question(12, &of_whom(&letters)), "delete 12 dead letters of user/goos log for good?");
+        assert_eq!(
+            Change::Drop.question(12, &of_whom(&letters, false)),
+            "delete 12 dead letters of user/goos log for good?"
+        );
         let all = Letters { from: None, name: None, all: true, ..letters };
-        assert!(Change::Retry.question(2, &of_whom(&all)).starts_with("have 2 dead letters of all wait again"));
+        assert_eq!(Change::Drop.question(2, &of_whom(&all, true)), "delete 2 dead letters of yours for good?");
+        assert!(Change::Retry.question(2, &of_whom(&all, false)).starts_with("have 2 dead letters of all wait again"));
         assert_eq!(Change::Retry.done(0), "no dead letter waits again");
         assert_eq!(Change::Drop.done(1), "1 dead letter deleted");
     }
