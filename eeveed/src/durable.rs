@@ -11,7 +11,7 @@ use libeevee::Timestamp;
 use tokio::sync::{Notify, mpsc};
 
 use crate::core::storage::{DurableKey, EntryNumber, StorageError};
-use crate::core::{Event, Now};
+use crate::core::{Core, Event, Now};
 use crate::hub::Hub;
 use crate::store::Store;
 use crate::store::worker::{Answer, Worker};
@@ -107,6 +107,8 @@ impl Hub {
     /// Comes true when all is committed that sessions wait for: then their confirmations stand in the output.
     pub(crate) async fn quiesce(&self) {
         let committed = async {
+            self.with_core(Core::hurry);
+            self.feed_store(self.now());
             while self.with_core(|core| core.is_committing()) {
                 self.disk.answered.notified().await;
             }

@@ -11,6 +11,8 @@ impl World {
             return;
         }
         self.note(|| "hand over".into());
+        self.core.hurry();
+        self.give_batch();
         for _ in 0..1000 {
             if !self.core.is_committing() {
                 break;

@@ -25,6 +25,8 @@ impl World {
         self.closing.extend(self.clients.iter().filter_map(|client| client.session));
         self.step(Event::Stop("a new version".into()), false);
         self.read_all_control();
+        self.core.hurry();
+        self.give_batch();
         for _ in 0..1000 {
             if !self.core.is_committing() {
                 break;

@@ -321,6 +321,7 @@ impl World {
     /// Waits until the store is idle and the core wants nothing of it.
     pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
+            self.core.hurry();
             self.give_batch();
             if self.disk.is_idle() {
                 return;

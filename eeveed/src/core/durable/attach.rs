@@ -72,8 +72,9 @@ const NAME_BYTES_MAX: usize = 64;
 /// What a durable subscription costs in memory beside its filters and what it holds.
 pub(in crate::core) const DURABLE_BYTES: usize = 2048;
 
-/// How many messages and bytes are loaded at once.
-const PAGE_MESSAGES: usize = 256;
+/// How many messages and bytes are loaded at once. Each page needs a sync before it is delivered: the disk has to know that
+/// it may be.
+const PAGE_MESSAGES: usize = 1024;
 pub(in crate::core) const PAGE_BYTES: u64 = 1 << 20;
 
 impl Core {

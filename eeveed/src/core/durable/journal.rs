@@ -27,6 +27,11 @@ use crate::core::{Action, Core, Now};
 /// How long a disk that is full or read-only is left alone.
 const UNAVAILABLE_TIME: Duration = Duration::from_secs(1);
 
+/// Acknowledgements, for which nobody waits, wait for others so long, or until they are so many: a commit costs a sync,
+/// whatever is in it, and what is wanted of the store waits for it. A crash meanwhile delivers again, and says so.
+const LAZY_TIME: Duration = Duration::from_millis(10);
+const LAZY_WRITES: usize = 512;
+
 /// Beyond so many writes that the disk did not take, nothing more is delivered that would have to be acknowledged.
 const WRITES_KEPT_MAX: usize = 10_000;
 
@@ -100,11 +105,20 @@ struct Work {
     /// What is to be freed: messages, bytes.
     dying: BTreeMap<DurableKey, (u64, u64)>,
     deaths: bool,
+    /// Whether there is more in it than acknowledgements.
+    urgent: bool,
+    /// Since when the first of these waits.
+    lazy_since: Option<Duration>,
     /// Subscriptions of which something changes by it: of what is loaded, delivered and done with.
     concerned: BTreeSet<DurableKey>,
 }
 
 impl Work {
+    fn is_urgent(&self) -> bool {
+        let none = self.marks.is_empty() && self.opening.is_empty() && self.verbs.is_empty() && self.pending.is_empty();
+        self.urgent || !none
+    }
+
     /// Takes what would have been the next batch; of its writes, what is to be written later.
     fn absorb(&mut self, next: Self) {
         self.writes.extend(next.writes.into_iter().filter(may_come_again));
@@ -187,6 +201,7 @@ impl Journal {
     }
 
     pub(in crate::core) fn write(&mut self, write: Write) {
+        self.next.urgent |= !matches!(write, Write::Acknowledge { .. });
         self.next.deaths |= matches!(write, Write::Die { .. } | Write::DieOldest { .. } | Write::Expire { .. });
         self.next.writes.push(write);
     }
@@ -307,16 +322,31 @@ impl Journal {
     }
 
     fn has_work(&self) -> bool {
-        let work = &self.next;
-        let none = work.writes.is_empty() && work.marks.is_empty() && work.opening.is_empty() && work.verbs.is_empty();
-        !(none && work.pending.is_empty())
+        !self.next.writes.is_empty() || self.next.is_urgent()
     }
 
-    /// When it is looked whether the disk takes again what it did not.
+    /// Whether there is something that is to be written now.
+    fn is_due(&mut self, now: Duration) -> bool {
+        if self.next.is_urgent() || self.next.writes.len() >= LAZY_WRITES {
+            return true;
+        }
+        if self.next.writes.is_empty() {
+            return false;
+        }
+        now >= *self.next.lazy_since.get_or_insert(now) + LAZY_TIME
+    }
+
+    /// When something is to be written that can wait, or it is looked whether the disk takes again what it did not.
     pub(in crate::core) fn deadline(&self) -> Option<Duration> {
+        if self.open.is_some() {
+            return None;
+        }
+        let lazy = self.next.lazy_since.filter(|_| !self.next.writes.is_empty()).map(|since| since + LAZY_TIME);
         match &self.state {
-            State::Tight(at, _) | State::Unavailable(at, _) if self.open.is_none() => Some(*at),
-            _ => None,
+            State::Well => lazy,
+            State::Tight(at, _) => Some(lazy.map_or(*at, |lazy| lazy.min(*at))),
+            State::Unavailable(at, _) => Some(*at),
+            State::Failed(_) => None,
         }
     }
 }
@@ -440,13 +470,19 @@ impl Core {
         true
     }
 
+    /// What could wait is written now: a stop does not wait for it.
+    pub(crate) const fn hurry(&mut self) {
+        self.journal.next.urgent |= !self.journal.next.writes.is_empty();
+    }
+
     /// The next batch for the store, if there is one and the store has none.
     pub(crate) fn take_batch(&mut self, now: Now) -> Option<Batch> {
         let journal = &mut self.journal;
         // A batch with nothing in it asks whether all is well again.
+        let is_due = journal.is_due(now.mono);
         let wanted = match &journal.state {
-            State::Well => journal.has_work(),
-            State::Tight(at, _) => *at <= now.mono || journal.has_work(),
+            State::Well => is_due,
+            State::Tight(at, _) => *at <= now.mono || is_due,
             State::Unavailable(at, _) => *at <= now.mono,
             State::Failed(_) => false,
         };

@@ -39,7 +39,7 @@ pub(crate) use self::verbs::Scope;
 pub(super) const NOBODY: SessionKey = 0;
 
 /// How much of a queue is held in memory, ready for delivery. At least one message, however large.
-const HEAD_MESSAGES: usize = 256;
+const HEAD_MESSAGES: usize = 1024;
 const HEAD_BYTES: u64 = 1 << 20;
 
 /// A message that is in memory.

@@ -3,7 +3,7 @@
 use libeevee::wire::{Ack, Nack, Overflow, REPEATED};
 
 use super::*;
-use crate::core::storage::{Batch, Committed, Page, Recovered, StorageError};
+use crate::core::storage::{Batch, Committed, Page, Recovered, StorageError, Write};
 use crate::store::Store;
 
 /// A bus with a disk.
@@ -41,6 +41,7 @@ impl Durable {
                 let page: Result<Page, StorageError> = self.store.load(durable, after, messages as u64, bytes);
                 self.bus.step(Event::Loaded { durable, generation, page });
             }
+            self.bus.core.hurry();
             if let Some(batch) = self.bus.core.take_batch(self.bus.now) {
                 idle = false;
                 let outcome = self.commit(&batch);
@@ -514,8 +515,38 @@ fn the_accounts_are_at_zero_when_all_is_done() {
             all.ack(2, 1, seen.trim_end_matches(".1").parse().unwrap());
         }
     }
+    all.settle();
     assert_eq!((all.bus.core.memory, all.queue()["messages"].clone()), (before, 0.into()));
     assert_eq!(all.store.reopen(1).subscriptions[0].messages, 0);
+}
+
+/// A commit costs a sync, and what is wanted of the disk waits for it.
+#[test]
+fn acknowledgements_wait_for_others_a_while() {
+    let mut all = Durable::new();
+    all.bus.operator(1, "irc");
+    all.bus.operator(2, "dice");
+    all.subscribe(2, 1, durable("type=chat.message", "all"));
+    for _ in 0..3 {
+        all.publish(1, CHAT);
+    }
+    let ids: Vec<u64> = all.seen(2).iter().map(|seen| seen.trim_end_matches(".1").parse().unwrap()).collect();
+    // With what is urgent.
+    all.bus.send(2, 1, Content::Ack(Ack { id: ids[0] }));
+    assert!(all.bus.core.take_batch(all.bus.now).is_none());
+    all.bus.send(2, 1, Content::Nack(Nack { id: ids[1], dead: true, delay_ms: 0, reason: String::new() }));
+    let batch = all.bus.core.take_batch(all.bus.now).unwrap();
+    assert!(batch.writes.iter().any(|write| matches!(write, Write::Acknowledge { .. })));
+    let outcome = all.store.commit(&batch);
+    all.bus.step(Event::Stored(outcome));
+    // Or when it is time.
+    all.bus.send(2, 1, Content::Ack(Ack { id: ids[2] }));
+    assert!(all.bus.core.take_batch(all.bus.now).is_none());
+    all.bus.now.mono += Duration::from_millis(9);
+    assert!(all.bus.core.take_batch(all.bus.now).is_none());
+    all.bus.now.mono += Duration::from_millis(1);
+    assert!(all.bus.core.deadline().unwrap() <= all.bus.now.mono);
+    assert_eq!(all.bus.core.take_batch(all.bus.now).unwrap().writes.len(), 1);
 }
 
 #[test]
