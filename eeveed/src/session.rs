@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use libeevee::wire::{Code, Content, Frame, Refusal, WireError, frame_length};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -252,23 +253,26 @@ impl Connection {
                 // otherwise such frames could hold all memory for ever.)
                 self.partial_since = None;
             }
+            // One future for both, because an idle session has little more than this.
+            let interest = match (reads, has_output) {
+                (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
+                (true, false) => Some(Interest::READABLE),
+                (false, true) => Some(Interest::WRITABLE),
+                (false, false) => None,
+            };
             let overdue = self.partial_since.map(|since| since + FRAME_TIME);
             // Kept apart, because an idle session has none.
             let timer = starved.then(|| Instant::now() + MEMORY_TIME).into_iter().chain(overdue).min();
             let mut timer = timer.map(|at| Box::pin(sleep_until(at)));
             tokio::select! {
                 () = outlet.notify.notified() => {}
-                ready = outlet.stream.writable(), if has_output => {
-                    if ready.is_err() {
-                        return false;
-                    }
-                }
-                ready = outlet.stream.readable(), if reads => {
-                    // It may have begun to wait before.
-                    if hub.handover.is_draining() {
+                ready = outlet.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => {
+                    let Ok(ready) = ready else { return false };
+                    // It may have begun to wait before. (What is written, is written above.)
+                    if !reads || !ready.is_readable() || hub.handover.is_draining() {
                         continue;
                     }
-                    match if ready.is_ok() { self.read(hub, key) } else { Read::Failed } {
+                    match self.read(hub, key) {
                         Read::Full => tokio::task::yield_now().await,
                         Read::All => {}
                         // Everything that came was handled; what is answered is still written (a half close).

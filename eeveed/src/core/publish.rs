@@ -351,16 +351,8 @@ impl Core {
                         document: document.detached(),
                     };
                     let (epoch, sequence, live, wanted_ms) = (0, 0, 0, 0);
-                    let enqueue = Enqueue {
-                        confirm: None,
-                        source,
-                        epoch,
-                        sequence,
-                        live,
-                        credit: None,
-                        record,
-                        wanted_ms,
-                    };
+                    let enqueue =
+                        Enqueue { confirm: None, source, epoch, sequence, live, credit: None, record, wanted_ms };
                     self.enqueue_durable(now, &to.durable, enqueue);
                 }
                 // There is no publisher to refuse it to; those who do not get it are told.
@@ -374,16 +366,8 @@ impl Core {
             self.lose(now, &to.live, id, GapReason::Memory);
             return;
         }
-        let envelope = Envelope {
-            id,
-            source,
-            timestamp: now.wall,
-            cause,
-            hops,
-            reply_address: None,
-            attempt: 1,
-            waited_ms: 0,
-        };
+        let envelope =
+            Envelope { id, source, timestamp: now.wall, cause, hops, reply_address: None, attempt: 1, waited_ms: 0 };
         self.deliver(now, &to.live, &envelope, document);
     }
 
