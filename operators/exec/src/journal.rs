@@ -1,8 +1,9 @@
 //! Entries in the operator's journal for what a program says, and how many of them there may be.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-use libeevee::escape_for_terminal;
+use libeevee::log::{RECORD_TYPE, unpublished};
+use libeevee::{Message, escape_for_terminal};
 
 use crate::throttle::Throttle;
 
@@ -18,12 +19,25 @@ pub(crate) const TEXT_BYTES_MAX: usize = 2048;
 pub(crate) struct Journal {
     program: RefCell<Throttle>,
     own: RefCell<Throttle>,
+    /// The program was given log records. Nobody knows which of its lines are about them, so none becomes one.
+    hears_records: Cell<bool>,
 }
 
 impl Journal {
     pub(crate) fn new() -> Self {
         let throttle = || RefCell::new(Throttle::new(BURST, PER_SECOND));
-        Self { program: throttle(), own: throttle() }
+        Self { program: throttle(), own: throttle(), hears_records: Cell::new(false) }
+    }
+
+    /// The program is given this message.
+    pub(crate) fn hears(&self, message: &Message) {
+        if message.header("type") == Some(RECORD_TYPE) {
+            self.hears_records.set(true);
+        }
+    }
+
+    fn log(&self, log: impl FnOnce()) {
+        if self.hears_records.get() { unpublished(log) } else { log() }
     }
 
     /// Says how many entries were left out, if any were.
@@ -31,7 +45,9 @@ impl Journal {
         for (throttle, whose) in [(&self.program, "of the program"), (&self.own, "about the program")] {
             let refused = throttle.borrow_mut().take_refused();
             if refused > 0 {
-                tracing::warn!("{refused} more entries {whose} were left out: more than {PER_SECOND} a second");
+                self.log(|| {
+                    tracing::warn!("{refused} more entries {whose} were left out: more than {PER_SECOND} a second");
+                });
             }
         }
     }
@@ -44,19 +60,19 @@ impl Journal {
         self.tell_refused();
         let end = text.floor_char_boundary(TEXT_BYTES_MAX.min(text.len()));
         let text = escape_for_terminal(&text[..end]);
-        match level {
+        self.log(|| match level {
             0..=3 => tracing::error!(eevee.message = message, "{text}"),
             4 => tracing::warn!(eevee.message = message, "{text}"),
             5 | 6 => tracing::info!(eevee.message = message, "{text}"),
             _ => tracing::debug!(eevee.message = message, "{text}"),
-        }
+        });
     }
 
     /// What this operator has to say about what the program did.
     pub(crate) fn warns(&self, text: &str, message: Option<u64>) {
         if self.own.borrow_mut().allows() {
             self.tell_refused();
-            tracing::warn!(eevee.message = message, "{}", escape_for_terminal(text));
+            self.log(|| tracing::warn!(eevee.message = message, "{}", escape_for_terminal(text)));
         }
     }
 }

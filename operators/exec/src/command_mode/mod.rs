@@ -111,6 +111,7 @@ struct Hands {
 impl Hands {
     async fn handle(self: Rc<Self>, settings: Arc<ExecSettings>, message: Message) {
         let _in_hand = self.op.in_hand();
+        self.place.journal.hears(&message);
         let id = message.id;
         let credentials = Rc::clone(&self.credentials.borrow());
         let nack = match self.place.run(&settings, &credentials, &message).await {

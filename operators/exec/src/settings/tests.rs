@@ -64,6 +64,13 @@ fn mistakes_are_shown_at_their_place() {
     }
 }
 
+#[test]
+fn the_example_of_an_alarm() {
+    let text = include_str!("../../../../etc/examples/alarm.toml");
+    let settings: ExecSettings = parse_module("alarm.toml", text).map_err(|d| d.to_string()).unwrap();
+    assert!(settings.is_durable() && settings.mode == Mode::Stream);
+}
+
 /// The examples that are shipped are right as they stand, and with all that they only mention.
 #[test]
 fn the_examples() {

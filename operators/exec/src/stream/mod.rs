@@ -232,6 +232,7 @@ impl Work<'_> {
         let Some(program) = self.program.as_mut().filter(|program| program.has_room()) else {
             return self.give_back(message, "the program ended");
         };
+        self.journal.hears(&message);
         program.tell(&to_line(&message));
         let in_hand = message.delivery.is_durable().then(|| self.op.in_hand());
         self.given.insert(message, in_hand);

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::place::{EXAMPLES, Place, said};
 
 /// The `[settings]` in the first comment of an example, to be run from its folder.
-fn settings(example: &str) -> String {
+pub(crate) fn settings(example: &str) -> String {
     let text = std::fs::read_to_string(format!("{EXAMPLES}/{example}")).unwrap();
     let lines = text.lines().map(|line| line.trim_start_matches(['#', '/', ' ']));
     let inside: Vec<&str> = lines

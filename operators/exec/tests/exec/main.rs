@@ -10,3 +10,4 @@ mod examples;
 mod hostile;
 mod life;
 mod place;
+mod records;
