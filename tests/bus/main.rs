@@ -8,5 +8,6 @@ mod hostile;
 mod messages;
 mod operators;
 mod pressure;
+mod records;
 mod storms;
 mod tool;

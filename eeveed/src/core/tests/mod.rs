@@ -5,6 +5,7 @@ mod delivery;
 mod durable;
 mod life;
 mod limits;
+mod record;
 mod rights;
 mod share;
 
