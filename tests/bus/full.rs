@@ -1,5 +1,5 @@
 //! What is bounded on disk: one that is full, by the bus itself or by others, where new durable messages are refused, and what
-//! is there can be taken, acknowledged, forgotten and dropped, until there is room again; and dead letters.
+//! is there can be taken, acknowledged, forgotten and dropped, until there is room again; dead letters; and much that waits.
 
 use std::path::Path;
 use std::process::Command;
@@ -141,6 +141,45 @@ async fn nobody_pushes_out_or_drops_the_dead_letters_of_others() {
     dead(&tool, "a", 1).await;
     let refused = irc.control("dead-drop", "", r#"{"owner":"dice"}"#).await.unwrap_err();
     assert_eq!(refused.code(), Some(Code::Denied), "{refused}");
+}
+
+/// Messages that wait before anybody takes them, and those that come while they are taken, a second.
+const BEHIND: u64 = 20_000;
+const LOAD: u64 = 2_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_far_behind_catches_up_under_load() {
+    let bus = Bus::start();
+    let (irc, dice) = (bus.operator("irc").await, bus.operator("dice").await);
+    drop(dice.subscribe("type=a").durable("a").await.unwrap());
+    let message = || document(&[("type", "a")], &"x".repeat(128));
+    for _ in 0..BEHIND {
+        irc.publish(message()).await.unwrap();
+    }
+    irc.publish_confirmed(message()).await.unwrap();
+
+    let published = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(BEHIND + 1));
+    let count = published.clone();
+    let load = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            ticks.tick().await;
+            for _ in 0..LOAD / 100 {
+                irc.publish(message()).await.unwrap();
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+    });
+    let begun = std::time::Instant::now();
+    let mut a = dice.subscribe("type=a").durable("a").window(1000, 1 << 20).await.unwrap();
+    let mut taken = 0;
+    while taken + 200 < published.load(std::sync::atomic::Ordering::Relaxed) {
+        take(&mut a, 100).await;
+        taken += 100;
+        assert!(begun.elapsed() < 3 * SOON, "{taken} taken of {published:?}");
+    }
+    load.abort();
+    println!("{taken} messages taken in {:?}, with {LOAD} more a second", begun.elapsed());
 }
 
 /// Lines of the journal about the disk: one a change.
