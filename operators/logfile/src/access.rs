@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Where journald keeps its files.
 const JOURNALS: [&str; 2] = ["/var/log/journal", "/run/log/journal"];
@@ -26,6 +27,12 @@ pub(crate) fn may_read_journal() -> bool {
         }
     }
     !denied
+}
+
+/// When the journal of the system was written to last.
+pub(crate) fn journal_changed() -> Option<SystemTime> {
+    let journals = JOURNALS.iter().flat_map(|root| system_journals(Path::new(root)));
+    journals.filter_map(|journal| journal.metadata().ok()?.modified().ok()).max()
 }
 
 /// One directory for each machine id.

@@ -19,7 +19,7 @@ pub(super) struct Entry {
     pub(super) origin: Option<String>,
     /// The unit that it is about.
     pub(super) unit: Option<String>,
-    level: Option<u8>,
+    pub(super) level: Option<u8>,
     identifier: Option<String>,
     text: Vec<u8>,
 }

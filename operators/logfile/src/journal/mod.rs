@@ -7,7 +7,7 @@ mod reader;
 use std::collections::VecDeque;
 use std::process::Stdio;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use libeevee::operator::{Operator, PRIVATE_ENVIRONMENT};
 use libeevee::{Outgoing, chat};
@@ -31,6 +31,13 @@ const KEY: &str = "journal";
 /// Entries that are under way to the bus at the same time.
 const WINDOW: usize = 256;
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// The same while nothing is published.
+const SAVE_PASSED_EVERY: Duration = Duration::from_secs(30);
+/// Until the first entry comes.
+const FIRST_MAX: Duration = Duration::from_secs(3);
+/// How often the journal is looked at where it is not followed, and the longest time until it is read again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_MAX: Duration = Duration::from_secs(10);
 const CONFIRM_MAX: Duration = Duration::from_secs(4);
 /// Between two starts of journalctl; doubled as long as it ends at once.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -93,7 +100,23 @@ struct Follow {
     read: (String, u64),
     pending: VecDeque<Read>,
     outbox: Outbox<Numbered>,
+    /// The place differs from the one on disk.
     moved: bool,
+    /// By entries that were published, and not only by those that were passed over.
+    published: bool,
+    /// Where the child began.
+    from: String,
+    /// Whether journalctl follows the journal, or it is started again and again.
+    follows: bool,
+}
+
+/// Why a child has ended.
+enum End {
+    Trouble(String),
+    /// It has printed all that there is.
+    Done,
+    /// It printed nothing.
+    Nothing,
 }
 
 /// Follows the journal until it is asked to stop.
@@ -122,8 +145,21 @@ pub(crate) async fn follow(
         async move { client.publish_confirmed(outgoing).await }
     });
     let read = (place.source.clone(), place.number);
-    let mut follow =
-        Follow { op, settings, network, report, place, read, pending: VecDeque::new(), outbox, moved: true };
+    let pending = VecDeque::new();
+    let mut follow = Follow {
+        op,
+        settings,
+        network,
+        report,
+        place,
+        read,
+        pending,
+        outbox,
+        moved: true,
+        published: false,
+        from: String::new(),
+        follows: true,
+    };
     follow.save().await?;
     follow.run(stop).await
 }
@@ -183,54 +219,92 @@ impl Follow {
     async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), String> {
         let mut pause = PAUSE_MIN;
         loop {
-            let began = Instant::now();
-            let why = match self.start() {
+            let (began, changed) = (Instant::now(), access::journal_changed());
+            let end = match self.start() {
                 Ok(child) => match self.read_from(child, &mut stop).await? {
-                    Some(why) => why,
+                    Some(end) => end,
                     None => return self.finish().await,
                 },
-                Err(error) => format!("journalctl: {error}"),
+                Err(error) => End::Trouble(format!("journalctl: {error}")),
             };
-            match access::may_read_journal() {
-                true => report_trouble(&self.report, &why),
-                false => drop(self.report.journal.replace(Some(Journal::Denied))),
-            }
-            pause = if began.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
-            let again = Instant::now() + pause;
-            loop {
-                tokio::select! {
-                    () = until(Some(again)) => break,
-                    outcome = self.outbox.next() => self.settle(outcome),
-                    _ = stop.wait_for(|stop| *stop) => return self.finish().await,
+            let goes_on = match end {
+                End::Nothing => {
+                    let seconds = LOOK_EVERY.as_secs();
+                    tracing::info!("journalctl --follow says nothing here: the journal is read every {seconds} s");
+                    self.follows = false;
+                    true
                 }
+                End::Done => {
+                    pause = PAUSE_MIN;
+                    self.report.journal.replace(Some(Journal::Follows));
+                    self.wait_for_change(changed, &mut stop).await?
+                }
+                End::Trouble(why) => {
+                    match access::may_read_journal() {
+                        true => report_trouble(&self.report, &why),
+                        false => drop(self.report.journal.replace(Some(Journal::Denied))),
+                    }
+                    pause = if began.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+                    self.wait(pause, &mut stop).await?
+                }
+            };
+            if !goes_on {
+                return self.finish().await;
             }
         }
     }
 
-    fn start(&self) -> std::io::Result<Child> {
-        // --cursor and not --after-cursor: that one takes the first entry that matches for the one at the cursor.
+    /// Until the files of the journal change, or for some time.
+    async fn wait_for_change(
+        &mut self,
+        changed: Option<SystemTime>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<bool, String> {
+        let began = Instant::now();
+        loop {
+            if !self.wait(LOOK_EVERY, stop).await? {
+                return Ok(false);
+            }
+            if access::journal_changed() != changed || began.elapsed() > LOOK_MAX {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Goes on with what was read; false when the operator stops.
+    async fn wait(&mut self, time: Duration, stop: &mut watch::Receiver<bool>) -> Result<bool, String> {
+        let until_then = Some(Instant::now() + time);
+        let save_at = Some(Instant::now() + SAVE_EVERY);
+        loop {
+            tokio::select! {
+                () = until(until_then) => return Ok(true),
+                outcome = self.outbox.next() => self.settle(outcome),
+                () = until(save_at), if self.published => self.save().await?,
+                _ = stop.wait_for(|stop| *stop) => return Ok(false),
+            }
+        }
+    }
+
+    fn start(&mut self) -> std::io::Result<Child> {
+        // No filters of units and priorities: with them, the journalctl of systemd 252 follows nothing when no entry matches
+        // at first, --after-cursor skips one when that at the cursor does not match, and a unit that logs for the first
+        // time later does not match a pattern.
+        self.from.clone_from(self.pending.back().map_or(&self.place.cursor, |read| &read.cursor));
         let mut arguments = vec![
-            "--follow".to_owned(),
             "--no-tail".to_owned(),
-            format!("--cursor={}", self.pending.back().map_or(&self.place.cursor, |read| &read.cursor)),
+            format!("--cursor={}", self.from),
             format!("--output-fields={}", entry::FIELDS.join(",")),
         ];
-        // journalctl expands a pattern when it starts, and would not see a unit that logs for the first time after.
-        if !self.has_patterns() {
-            arguments.extend(self.settings.units.iter().map(|unit| format!("--unit={unit}")));
+        if self.follows {
+            arguments.push("--follow".to_owned());
         }
-        arguments.extend(self.settings.priority.map(|priority| format!("--priority={priority}")));
         journalctl(&arguments).spawn()
     }
 
     /// Reads until the child ends, and gives the reason; none when the operator stops.
-    async fn read_from(
-        &mut self,
-        mut child: Child,
-        stop: &mut watch::Receiver<bool>,
-    ) -> Result<Option<String>, String> {
+    async fn read_from(&mut self, mut child: Child, stop: &mut watch::Receiver<bool>) -> Result<Option<End>, String> {
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Ok(Some("journalctl has no output".to_owned()));
+            return Ok(Some(End::Trouble("journalctl has no output".to_owned())));
         };
         let complaints = tokio::task::spawn_local(async move {
             let mut text = String::new();
@@ -239,23 +313,28 @@ impl Follow {
         });
         let mut reader = BufReader::new(stdout);
         let mut bounded = Bounded::default();
-        let mut save_at = Instant::now() + SAVE_EVERY;
+        let (began, mut saved_at) = (Instant::now(), Instant::now());
+        let mut has_read = false;
         loop {
             let has_room = self.outbox.len() < WINDOW;
+            let save_at = saved_at + if self.published { SAVE_EVERY } else { SAVE_PASSED_EVERY };
             tokio::select! {
                 line = read_line(&mut reader, &mut bounded), if has_room => match line {
                     Ok(Some(line)) => {
+                        has_read = true;
                         self.report.journal.replace(Some(Journal::Follows));
                         self.take(&line).await?;
                     }
                     Ok(None) => break,
-                    Err(error) => return Ok(Some(format!("reading from journalctl: {error}"))),
+                    Err(error) => return Ok(Some(End::Trouble(format!("reading from journalctl: {error}")))),
                 },
                 outcome = self.outbox.next() => self.settle(outcome),
                 () = until(Some(save_at)), if self.moved => {
                     self.save().await?;
-                    save_at = Instant::now() + SAVE_EVERY;
+                    saved_at = Instant::now();
                 }
+                // The entry at the cursor comes at once. In the operator's sandbox, that of systemd 252 says nothing at all.
+                () = until(Some(began + FIRST_MAX)), if self.follows && !has_read => return Ok(Some(End::Nothing)),
                 _ = stop.wait_for(|stop| *stop) => return Ok(None),
             }
         }
@@ -264,8 +343,9 @@ impl Follow {
         let text = timeout(Duration::from_secs(1), complaints).await.ok().and_then(Result::ok).unwrap_or_default();
         let last = text.lines().next_back().unwrap_or_default().to_owned();
         Ok(Some(match status {
-            Ok(Ok(status)) if last.is_empty() => format!("journalctl ended: {status}"),
-            _ => format!("journalctl ended: {last}"),
+            Ok(Ok(status)) if status.success() && !self.follows => End::Done,
+            Ok(Ok(status)) if last.is_empty() => End::Trouble(format!("journalctl ended: {status}")),
+            _ => End::Trouble(format!("journalctl ended: {last}")),
         }))
     }
 
@@ -278,14 +358,14 @@ impl Follow {
                 return Ok(());
             }
         };
-        if entry.cursor == self.place.cursor && self.pending.is_empty() {
+        if entry.cursor == self.from {
             return Ok(());
         }
         if entry.source != self.read.0 || entry.number <= self.read.1 {
             self.begin_epoch(&entry).await?;
         }
         self.read = (entry.source.clone(), entry.number);
-        let skipped = self.is_excluded(&entry) || (self.has_patterns() && !self.is_asked_for(&entry));
+        let skipped = self.is_excluded(&entry) || !self.is_asked_for(&entry);
         self.pending.push_back(Read {
             cursor: entry.cursor.clone(),
             source: entry.source.clone(),
@@ -301,17 +381,16 @@ impl Follow {
         Ok(())
     }
 
-    fn has_patterns(&self) -> bool {
-        self.settings.units.iter().any(|unit| unit.contains(['*', '?', '[']))
-    }
-
     fn is_asked_for(&self, entry: &Entry) -> bool {
-        let Some(unit) = &entry.unit else { return false };
-        self.settings.units.iter().any(|pattern| match pattern.contains(['*', '?', '[', '.']) {
+        let matches = |pattern: &String, unit: &str| match pattern.contains(['*', '?', '[', '.']) {
             true => glob::matches(pattern, unit),
             // As journalctl reads it.
             false => unit.strip_suffix(".service") == Some(pattern),
-        })
+        };
+        let JournalSettings { units, priority, .. } = &self.settings;
+        let is_unit = entry.unit.as_ref().is_some_and(|unit| units.iter().any(|pattern| matches(pattern, unit)));
+        let is_urgent = priority.is_none_or(|priority| entry.level.is_some_and(|level| level <= priority));
+        (units.is_empty() || is_unit) && is_urgent
     }
 
     /// What an operator logs about what it does with a line would be the next line.
@@ -353,6 +432,7 @@ impl Follow {
         };
         if let Some(read) = self.pending.iter_mut().find(|read| read.cursor == item.entry.cursor) {
             read.done = true;
+            self.published = true;
         }
         self.advance();
     }
@@ -366,6 +446,7 @@ impl Follow {
     }
 
     async fn save(&mut self) -> Result<(), String> {
+        self.published = false;
         if std::mem::take(&mut self.moved)
             && let Err(error) = self.op.store().set(KEY, &self.place).await
         {

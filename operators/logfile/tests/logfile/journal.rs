@@ -16,10 +16,12 @@ for argument; do
 done
 echo "$*" >> "$root/arguments"
 entry() {
-    unit=nginx.service
+    unit=nginx.service level=4
     [ $(($1 % 10)) -ne 0 ] || unit=eevee-op@logs.service
     [ $(($1 % 10)) -ne 5 ] || unit=eeveed.service
-    printf '{"__CURSOR":"s=a;i=%x;b=c","MESSAGE":"entry %d","PRIORITY":"4","_SYSTEMD_UNIT":"%s"}\n' "$1" "$1" "$unit"
+    [ $(($1 % 10)) -ne 7 ] || level=5
+    [ $(($1 % 10)) -ne 8 ] || unit=ssh.service
+    printf '{"__CURSOR":"s=a;i=%x;b=c","MESSAGE":"entry %d","PRIORITY":"%s","_SYSTEMD_UNIT":"%s"}\n' "$1" "$1" "$level" "$unit"
 }
 if [ -z "$follow" ]; then entry "$(cat "$root/count")"; exit; fi
 at=$(printf '%d' "0x$(echo "$cursor" | sed 's/.*i=\([0-9a-f]*\);.*/\1/')")
@@ -34,7 +36,7 @@ done
 
 #[tokio::test]
 async fn every_entry_once() {
-    let mut place = Place::start("journal = { units = [\"nginx.service\"], priority = 4 }");
+    let mut place = Place::start("journal = { units = [\"nginx\"], priority = 4 }");
     let bin = place.folder.path().join("bin");
     fs::write(bin.join("journalctl"), SCRIPT).unwrap();
     fs::set_permissions(bin.join("journalctl"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -57,12 +59,12 @@ async fn every_entry_once() {
         count(to);
         while last < to {
             last = expected.next().unwrap();
-            if last.is_multiple_of(5) {
+            if [0, 5, 7, 8].contains(&(last % 10)) {
                 continue;
             }
             let message = next(&tool, &mut durable).await.unwrap();
             assert_eq!(message.text(), Some(&*format!("entry {last}")));
-            if last == 8 {
+            if last == 9 {
                 assert_eq!((message.header("level"), message.header("unit")), (Some("4"), Some("nginx.service")));
                 assert_eq!(message.header("channel"), Some("journal"));
             }
@@ -83,20 +85,12 @@ async fn every_entry_once() {
             }
         }
     }
-    let arguments = fs::read_to_string(bin.join("arguments")).unwrap();
-    assert!(arguments.contains("--unit=nginx.service --priority=4"), "{arguments}");
     // All that is ours is left out, and a reload takes it in, except for our own.
     place.configure("journal = { units = [\"*\"], eevee = true }");
+    let starts = || fs::read_to_string(bin.join("arguments")).unwrap().lines().count();
+    let before = starts();
     tool.control("reload", "logs", "").await.unwrap();
-    place
-        .until("the other child", || {
-            fs::read_to_string(bin.join("arguments"))
-                .unwrap()
-                .lines()
-                .last()
-                .is_some_and(|line| !line.contains("--unit"))
-        })
-        .await;
+    place.until("the other child", || starts() > before).await;
     count(415);
     for number in [401, 402, 403, 404, 405, 406, 407, 408, 409, 411, 412, 413, 414, 415] {
         assert_eq!(next(&tool, &mut durable).await.unwrap().text(), Some(&*format!("entry {number}")));
