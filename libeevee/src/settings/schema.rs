@@ -47,6 +47,31 @@ struct Bus {
     queue: Option<Queue>,
     /// How fast it may publish. Absent: no limit but credit.
     rate: Option<Rate>,
+    /// From which level on its log records are messages as well: a word or a number of syslog. Default: none.
+    publish_log: Option<PublishLog>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only a description")]
+enum PublishLog {
+    Number(#[schemars(range(min = 0, max = 7))] u8),
+    Word(LevelWord),
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only a description")]
+enum LevelWord {
+    None,
+    Emerg,
+    Alert,
+    Crit,
+    Error,
+    Warning,
+    Notice,
+    Info,
+    Debug,
 }
 
 #[derive(JsonSchema)]

@@ -137,4 +137,6 @@ fn the_schema_describes_the_whole_file() {
     assert_eq!(defs["Chat"]["properties"]["server"]["description"], "host:port");
     assert!(defs["Secret"]["pattern"].as_str().unwrap().starts_with("^credential:"));
     assert!(defs["Bus"]["properties"]["may-publish"].is_object(), "{schema:#}");
+    assert!(defs["Bus"]["properties"]["publish-log"].is_object(), "{schema:#}");
+    assert_eq!(defs["LevelWord"]["enum"][0], "none", "{schema:#}");
 }
