@@ -96,6 +96,8 @@ pub(crate) struct Follower {
     unsettled: bool,
     patterns: BTreeSet<String>,
     looked_at: u64,
+    /// What `looked_at` becomes some time after.
+    looking: Option<(Instant, u64)>,
     scan_at: Instant,
     /// Not before this, however much changes.
     scan_after: Instant,
@@ -144,6 +146,7 @@ impl Follower {
             unsettled: false,
             patterns: state.patterns,
             looked_at: state.looked_at,
+            looking: None,
             scan_at: now,
             scan_after: now,
             save_at: None,

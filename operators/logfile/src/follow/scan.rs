@@ -26,6 +26,8 @@ const CLOCK_SLACK: u64 = 2;
 const CLOSED_MAX: usize = 64;
 /// A file that is not seen for so long is gone.
 const MISSING_MAX: Duration = Duration::from_secs(30);
+/// Looks of so much time see every file.
+const LOOKS: Duration = Duration::from_secs(60);
 /// How long a copy of a file is looked for that was cut to nothing.
 const SEEK_MAX: Duration = Duration::from_secs(1);
 /// A file that began like another one and did not become a copy of it within this is a file of its own.
@@ -97,7 +99,13 @@ impl Follower {
         self.forget(&seen, now);
         self.lanes.retain(|_, lane| !lane.tails.is_empty() || lane.current.is_some());
         self.patterns = self.config.patterns.iter().map(|pattern| pattern.text().to_owned()).collect();
-        let was_first = std::mem::replace(&mut self.looked_at, looked_at) == 0;
+        let was_first = self.looked_at == 0;
+        // A look may have missed what was renamed just then: so what counts as seen is what many looks could have seen.
+        let (since, then) = *self.looking.get_or_insert((now, looked_at));
+        if was_first || now >= since + LOOKS {
+            self.looked_at = then;
+            self.looking = None;
+        }
         if let Some(trouble) = self.watch.trouble() {
             self.condition.trouble.push(trouble.to_owned());
         }

@@ -236,6 +236,29 @@ fn generations_that_nobody_saw() {
     }
 }
 
+/// A look while names change may miss a file, and it is not old because of that.
+#[test]
+fn a_generation_that_a_look_has_missed() {
+    let mut world = World::new(&["*.log"]);
+    world.append("a.log", "old\n");
+    world.run();
+    world.append("a.log", "1\n");
+    world.run();
+    world.kill();
+    world.rename("a.log", "a.log.2");
+    world.append("a.log", "2\n");
+    // Some time ago, and not to be seen just now.
+    world.rename("a.log", "hidden");
+    world.append("a.log", "3\n");
+    std::thread::sleep(Duration::from_millis(3100));
+    world.run();
+    world.rename("hidden", "a.log.1");
+    world.later(6);
+    let mut found = world.texts();
+    found.sort_unstable();
+    assert_eq!(found, ["1", "2", "3"]);
+}
+
 #[test]
 fn copied_and_cut_to_nothing() {
     for kill in [false, true] {
