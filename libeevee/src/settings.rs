@@ -3,6 +3,7 @@
 mod module;
 mod schema;
 mod secret;
+mod span;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -12,6 +13,7 @@ pub use self::module::ModuleFile;
 pub use self::schema::schema;
 pub(crate) use self::secret::TOKEN_CREDENTIAL;
 pub use self::secret::{CredentialError, Secret, credential};
+pub use self::span::TimeSpan;
 use crate::diagnostic::{Diagnosis, check_text, from_toml};
 
 /// The settings of a kind of operator.

@@ -44,7 +44,7 @@ pub(crate) fn configure(m: &Machine, server: &IrcServer<'_>, transport: Transpor
         "kind = \"irc\"\n\n[bus]\nmay-publish = [\"direction=in,platform=irc\"]\n\
          may-receive = [\"direction=out,platform=irc,network=test\"]\n\n\
          [settings]\nnetwork = \"test\"\n{connection}nick = \"{BOT}\"\nchannels = [\"{CHANNEL}\"]\n\
-         flood = {{ burst = 50, per-second = 50 }}\n"
+         flood = {{ burst = 50, per-second = 50 }}\nlimits = {{ burst = 1000, every = \"10 ms\" }}\n"
     );
     m.write(IRC_FILE, irc, 0o644)?;
     m.write("/etc/eevee/modules.d/dice.toml", DICE_TEXT, 0o644)

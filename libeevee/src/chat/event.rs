@@ -1,7 +1,7 @@
 //! Building the document of something that happened on a chat network. It cannot fail: what comes from a network is
 //! made to fit the rules of headers, because a hostile nick must not be able to silence a connector.
 
-use super::command::Found;
+use super::command::Recognised;
 use super::{IN, key};
 use crate::header::Headers;
 use crate::message::Document;
@@ -81,7 +81,7 @@ impl Event {
     }
 
     /// The command that the text begins with, if any.
-    pub fn command(self, found: Option<&Found>) -> Self {
+    pub fn command(self, found: Option<&Recognised>) -> Self {
         match found {
             Some(found) => self.with(key::COMMAND, &found.command).with(key::ARGS_AT, &found.args_at.to_string()),
             None => self,

@@ -1,14 +1,18 @@
 //! The vocabulary of chat on the bus: the headers that every connector publishes, how a command is recognised in a
-//! text, and what an answer looks like. A connector builds its messages with [`Event`], so that an operator that
+//! text, how many of them a person may give, and what an answer looks like. A connector builds its messages with [`Event`], so that an operator that
 //! answers on one network answers on all of them.
 
 mod command;
 mod event;
+mod ignore;
+mod limit;
 #[cfg(test)]
 mod tests;
 
-pub use command::{COMMAND_BYTES_MAX, Found, command_of};
+pub use command::{COMMAND_BYTES_MAX, Recognised, Recogniser};
 pub use event::{Event, clean};
+pub use ignore::IgnoreList;
+pub use limit::{Limiter, PEOPLE_MAX, Rate, TELL_EVERY, Verdict, person};
 
 use crate::header::Headers;
 use crate::message::{Document, Message};
@@ -49,6 +53,9 @@ pub mod key {
     pub const REMOTE_ID: &str = "remote-id";
     /// `1` when the network replays an old message; it then carries no command.
     pub const REPLAYED: &str = "replayed";
+    /// Why what looks like a command carries none: `limit` for one too many by this person, `ignored` for a person whose
+    /// commands are not taken.
+    pub const HELD_BACK: &str = "held-back";
 }
 
 /// Values of the header `type`.
@@ -127,6 +134,37 @@ pub fn reply(message: &Message, text: &str) -> Result<Document, NotChat> {
     }
     // All values were header values of a message before, so they are good ones.
     Ok(Document { headers: Headers::from_checked(pairs.iter().copied()), body: text.to_owned().into() })
+}
+
+/// The document that tells `text` to the one who said `message`, and to as few others as the platform allows: on IRC a
+/// notice to that person; elsewhere a notice where it was said. Programs do not answer notices.
+///
+/// # Errors
+/// As [`reply`].
+///
+/// ```
+/// use libeevee::{Document, Message, chat};
+/// # let heard = Message { id: 1, source: "irc".into(), timestamp: Default::default(), cause: None, hops: 0,
+/// #     document: chat::Event::new(chat::kind::MESSAGE, "irc", "libera").channel("#rust").user("goos").document("hi"),
+/// #     reply_address: None, delivery: Default::default() };
+/// let answer = chat::aside(&heard, "for you alone")?;
+/// assert_eq!(answer.headers.get("type"), Some("chat.notice"));
+/// assert_eq!(answer.headers.get("channel"), Some("goos"));
+/// # Ok::<(), chat::NotChat>(())
+/// ```
+pub fn aside(message: &Message, text: &str) -> Result<Document, NotChat> {
+    let Document { headers, body } = reply(message, text)?;
+    let user = message.header(key::USER).filter(|user| !user.is_empty());
+    // Where rooms are not left by a nick, nobody knows how to write to a person whose display name is all that we have.
+    let person = user.filter(|_| message.header(key::PLATFORM) == Some("irc"));
+    let changed =
+        headers.iter().filter(|(key, _)| person.is_none() || *key != key::PRIVATE).map(|(key, value)| match key {
+            key::TYPE => (key, kind::NOTICE),
+            key::CHANNEL => (key, person.unwrap_or(value)),
+            _ => (key, value),
+        });
+    let private = person.map(|_| (key::PRIVATE, "1"));
+    Ok(Document { headers: Headers::from_checked(changed.chain(private)), body })
 }
 
 /// The arguments of a command: the body from its header `args-at` on, without white space around them.

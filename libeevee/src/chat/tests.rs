@@ -20,7 +20,11 @@ fn message(document: Document) -> Message {
 
 #[test]
 fn commands() {
-    let aliases = BTreeMap::from([("roll".to_owned(), "dice".to_owned())]);
+    let recogniser = Recogniser {
+        prefix: "!".into(),
+        names: vec!["Pokébot".into(), "my bot".into()],
+        aliases: BTreeMap::from([("roll".to_owned(), "dice".to_owned()), ("dice".to_owned(), "dice".to_owned())]),
+    };
     for (text, expected) in [
         ("!weather Berlin", Some(("weather", "Berlin"))),
         ("!dice 2d6 + 1", Some(("dice", "2d6 + 1"))),
@@ -37,6 +41,20 @@ fn commands() {
         ("eevee dice 2d6", Some(("dice", "2d6"))),
         ("eevee: !dice 2d6", Some(("dice", "2d6"))),
         ("@eevee dice 2d6", Some(("dice", "2d6"))),
+        ("pokébot: roll d6", Some(("dice", "d6"))),
+        ("POKÉBOT, DICE", Some(("dice", ""))),
+        ("My Bot: dice d6", Some(("dice", "d6"))),
+        ("!dice\td6\nand more", Some(("dice", "d6\nand more"))),
+        ("eevee:\tdice d6", Some(("dice", "d6"))),
+        ("!!dice", None),
+        ("eevee: !!dice", None),
+        ("eevee: eevee: dice", Some(("eevee", "dice"))),
+        ("@@eevee dice", None),
+        ("@", None),
+        ("@!dice", None),
+        ("pok", None),
+        ("poké", None),
+        ("pokébo\u{301}t: dice", None),
         ("!!!", None),
         ("!", None),
         ("! dice", None),
@@ -52,20 +70,23 @@ fn commands() {
         ("!\u{1}x", None),
         ("!a\u{2}b", None),
     ] {
-        let found = command_of(text, "!", "eevee", &aliases);
+        let found = recogniser.find(text, "eevee");
         let found = found.as_ref().map(|f| (f.command.as_str(), &text[f.args_at..]));
         assert_eq!(found.map(|(c, a)| (c, a.trim())), expected, "{text:?}");
     }
     let long = format!("!{}", "x".repeat(COMMAND_BYTES_MAX + 1));
-    assert_eq!(command_of(&long, "!", "eevee", &aliases), None);
-    assert_eq!(command_of("dice 2d6", "", "", &aliases), None, "an empty prefix never matches");
-    assert_eq!(command_of("++dice x", "++", "", &aliases).unwrap().args_at, 7);
+    assert_eq!(recogniser.find(&long, "eevee"), None);
+    assert_eq!(Recogniser::default().find("dice 2d6", ""), None, "an empty prefix never matches");
+    let plus = Recogniser { prefix: "++".into(), ..Recogniser::default() };
+    assert_eq!(plus.find("++dice x", "").unwrap().args_at, 7);
+    assert_eq!(plus.find("+dice x", ""), None);
 }
 
 proptest! {
     #[test]
-    fn arguments_always_begin_inside_the_text(text in "(!|eevee[:, ]|@eevee |)\\PC{0,20}", prefix in "[!.]{0,2}", name in "eevee|ı|") {
-        if let Some(found) = command_of(&text, &prefix, &name, &BTreeMap::new()) {
+    fn arguments_always_begin_inside_the_text(text in "(!|eevee[:, ]|@eevee |i̇x |İX: |)\\PC{0,20}", prefix in "[!.]{0,2}", name in "eevee|ı|") {
+        let recogniser = Recogniser { prefix, names: vec!["İx".into()], aliases: BTreeMap::new() };
+        if let Some(found) = recogniser.find(&text, &name) {
             prop_assert!(text.is_char_boundary(found.args_at));
             prop_assert!(!found.command.is_empty());
             prop_assert_eq!(text[found.args_at..].trim_start(), &text[found.args_at..]);
@@ -83,7 +104,7 @@ proptest! {
 
 #[test]
 fn an_answer_goes_where_the_message_came_from() {
-    let found = Found { command: "dice".into(), args_at: 6 };
+    let found = Recognised { command: "dice".into(), args_at: 6 };
     let heard = Event::new(kind::MESSAGE, "irc", "libera")
         .private("goos")
         .user("goos")

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use build::FilterBuilder;
 pub use error::{FilterError, FilterErrorKind};
-pub use glob::Glob;
+pub use glob::{Glob, GlobError};
 pub use matching::Fields;
 
 /// What messages must be like: clauses that all have to hold. Without clauses it is everything, written `*`.

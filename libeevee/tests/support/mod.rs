@@ -274,7 +274,8 @@ pub fn module(id: &str, kind: &str, text: &str) -> Module {
 
 /// What somebody says in a channel.
 pub fn said(text: &str) -> Document {
-    let found = chat::command_of(text, "!", "eevee", &Default::default());
+    let recogniser = chat::Recogniser { prefix: "!".into(), ..Default::default() };
+    let found = recogniser.find(text, "eevee");
     chat::Event::new(chat::kind::MESSAGE, "irc", "libera")
         .channel("#rust")
         .user("goos")

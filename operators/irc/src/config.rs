@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use libeevee::chat::{IgnoreList, Rate, Recogniser};
+
 /// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Password(pub(crate) String);
@@ -48,7 +50,9 @@ pub(crate) struct Config {
     pub(crate) user: String,
     pub(crate) realname: String,
     pub(crate) channels: Vec<Wanted>,
-    pub(crate) prefix: String,
+    pub(crate) recogniser: Recogniser,
+    pub(crate) rate: Rate,
+    pub(crate) ignore: IgnoreList,
     pub(crate) sasl: Option<Sasl>,
     pub(crate) server_password: Option<Password>,
     pub(crate) nickserv: Option<Nickserv>,

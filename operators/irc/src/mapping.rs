@@ -37,6 +37,11 @@ pub(crate) fn tag<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
     Some(found.1.as_deref().unwrap_or_default())
 }
 
+/// The account of whoever is behind a line.
+pub(crate) fn account(message: &Message) -> Option<&str> {
+    tag(message, "account").filter(|account| !account.is_empty() && *account != "*")
+}
+
 /// Where something happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place<'a> {
@@ -55,10 +60,9 @@ pub(crate) fn event(kind: &str, network: &str, place: Place<'_>, speaker: &Speak
         Place::Private => event.private(&speaker.nick),
         Place::Network => event,
     };
-    let account = tag(message, "account").filter(|account| !account.is_empty() && *account != "*");
     event
         .user(&speaker.nick)
-        .account(account)
+        .account(account(message))
         .user_host(speaker.host.as_deref())
         .bot(tag(message, "bot").is_some() || tag(message, "draft/bot").is_some())
         .remote_id(tag(message, "msgid").filter(|id| !id.is_empty()))

@@ -4,6 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use libeevee::Secret;
+use libeevee::chat::IgnoreList;
+use libeevee::filter::GlobError;
 use libeevee::settings::CredentialError;
 use rustls::ClientConfig;
 
@@ -33,6 +35,8 @@ pub(crate) enum PlanError {
     Tls(#[from] TlsError),
     #[error("tls-pin: {0}")]
     Pin(#[from] FingerprintError),
+    #[error("ignore: {0}")]
+    Ignore(#[from] GlobError),
     #[error("server: {0}")]
     Server(#[from] ServerError),
 }
@@ -85,7 +89,9 @@ fn config(settings: &IrcSettings, server: &Server) -> Result<Config, PlanError> 
         user: settings.user().to_owned(),
         realname: settings.realname.clone().unwrap_or_else(|| settings.nick.clone()),
         channels: settings.channels.iter().map(wanted).collect(),
-        prefix: settings.prefix.clone(),
+        recogniser: settings.recogniser(),
+        rate: settings.limits.rate(),
+        ignore: IgnoreList::parse(&settings.ignore)?,
         sasl,
         server_password: settings.server_password.as_ref().map(password).transpose()?,
         nickserv,

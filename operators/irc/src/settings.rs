@@ -1,11 +1,19 @@
 //! `[settings]` of the IRC operator: the keys, what they may be, and which of them need a new connection.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use libeevee::chat::{COMMAND_BYTES_MAX, IgnoreList, Rate, Recogniser};
+use libeevee::settings::TimeSpan;
 use libeevee::{Diagnosis, ModuleFile, Secret, Settings};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::server::Server;
 use crate::tls::Fingerprint;
+
+/// Each is compared with whoever gives a command.
+const IGNORED_MAX: usize = 1000;
 
 /// Settings of the IRC operator: one connection to one network.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
@@ -38,6 +46,18 @@ pub(crate) struct IrcSettings {
     /// What makes a message a command, besides the bot's name. Empty: only the name does.
     #[serde(default = "exclamation_mark")]
     pub(crate) prefix: String,
+    /// What the bot is called besides its nick: "eevee: dice" works for each of them.
+    #[serde(default)]
+    pub(crate) names: Vec<String>,
+    /// Other words for commands: { roll = "dice" }.
+    #[serde(default)]
+    pub(crate) aliases: BTreeMap<String, String>,
+    /// How many commands a person may give in a channel.
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    /// Whose commands are not taken: "nick!*@host", "*@host", or a nick or account; * and ? as in globs.
+    #[serde(default)]
+    pub(crate) ignore: Vec<String>,
     /// How to log in to an account before anything else.
     pub(crate) sasl: Option<SaslSettings>,
     /// How to log in where the network has no SASL.
@@ -94,6 +114,29 @@ impl Default for Flood {
     }
 }
 
+/// How many commands a person may give in a channel: `burst` at once, then one every `every`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    /// 1 to 1000 commands. Default 10.
+    pub(crate) burst: u32,
+    /// 10 ms to 1 h. Default 2 s.
+    pub(crate) every: TimeSpan,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let Rate { burst, every } = Rate::default();
+        Self { burst, every: TimeSpan(every) }
+    }
+}
+
+impl Limits {
+    pub(crate) fn rate(self) -> Rate {
+        Rate { burst: self.burst, every: self.every.0 }
+    }
+}
+
 fn yes() -> bool {
     true
 }
@@ -121,6 +164,49 @@ impl IrcSettings {
             || self.tls_key != old.tls_key
             || self.sasl != old.sasl
             || self.server_password != old.server_password
+    }
+
+    /// How commands are found.
+    pub(crate) fn recogniser(&self) -> Recogniser {
+        let aliases = self.aliases.iter().map(|(from, to)| (from.to_lowercase(), to.to_lowercase())).collect();
+        Recogniser { prefix: self.prefix.clone(), names: self.names.clone(), aliases }
+    }
+
+    fn check_commands(&self, file: &ModuleFile<'_>) -> Result<(), Diagnosis> {
+        if self.prefix.len() > 16 || self.prefix.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(file.error("settings.prefix", "the prefix has at most 16 bytes and no space"));
+        }
+        for (at, name) in self.names.iter().enumerate() {
+            if name.is_empty() || name.len() > 100 || has_control(name) || name.trim() != name {
+                let key = format!("settings.names.{at}");
+                return Err(file.error(&key, "a name has 1 to 100 bytes, and no space around it"));
+            }
+        }
+        for (from, to) in &self.aliases {
+            let bad =
+                |word: &str| word.is_empty() || word.len() > COMMAND_BYTES_MAX || word.contains(char::is_whitespace);
+            if bad(from) || bad(to) || has_control(from) || has_control(to) {
+                let text = format!("an alias and its command are words of 1 to {COMMAND_BYTES_MAX} bytes");
+                return Err(file.error("settings.aliases", text).help("aliases = { roll = \"dice\" }"));
+            }
+        }
+        if !(1..=1000).contains(&self.limits.burst) {
+            return Err(file.error("settings.limits.burst", "burst is 1 to 1000"));
+        }
+        if !(Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&self.limits.every.0) {
+            return Err(file.error("settings.limits.every", "every is 10 ms to 1 h"));
+        }
+        if self.ignore.len() > IGNORED_MAX {
+            return Err(file.error("settings.ignore", format!("at most {IGNORED_MAX} patterns are possible")));
+        }
+        for (at, pattern) in self.ignore.iter().enumerate() {
+            let key = format!("settings.ignore.{at}");
+            if pattern.is_empty() || pattern.len() > 500 {
+                return Err(file.error(&key, "a pattern has 1 to 500 bytes"));
+            }
+            IgnoreList::parse([pattern]).map_err(|error| file.error(&key, error.to_string()))?;
+        }
+        Ok(())
     }
 
     fn check_tls(&self, file: &ModuleFile<'_>) -> Result<(), Diagnosis> {
@@ -216,9 +302,7 @@ impl Settings for IrcSettings {
         if self.realname.as_ref().is_some_and(|name| name.is_empty() || name.len() > 200 || has_control(name)) {
             return Err(file.error("settings.realname", "the name has 1 to 200 bytes and no control character"));
         }
-        if self.prefix.len() > 16 || self.prefix.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(file.error("settings.prefix", "the prefix has at most 16 bytes and no space"));
-        }
+        self.check_commands(file)?;
         self.check_channels(file)?;
         self.check_tls(file)?;
         self.check_logins(file)?;
@@ -276,6 +360,7 @@ mod tests {
         assert!(settings.tls && settings.channels.is_empty() && settings.prefix == "!");
         assert_eq!(settings.user(), "eevee");
         assert_eq!(settings.flood, Flood { burst: 5, per_second: 1.0 });
+        assert_eq!(settings.limits.rate(), Rate { burst: 10, every: Duration::from_secs(2) });
     }
 
     #[test]
@@ -293,6 +378,11 @@ mod tests {
         parse("sasl = { mechanism = \"PLAIN\", account = \"e\", password = \"credential:password\" }").unwrap();
         parse("tls-ca = \"/etc/ssl/my.pem\"").unwrap();
         parse("tls = false").unwrap();
+        let commands = "names = [\"bot\"]\naliases = { Roll = \"dice\" }\nlimits = { burst = 3, every = \"1 min\" }\n\
+                        ignore = [\"*!*@*.spam.example\", \"noisy\"]";
+        let settings = parse(commands).unwrap();
+        assert_eq!(settings.recogniser().find("bot: roll d6", "eevee").unwrap().command, "dice");
+        assert_eq!(settings.limits.rate(), Rate { burst: 3, every: Duration::from_secs(60) });
         parse("prefix = \"\"").unwrap();
     }
 
@@ -327,6 +417,14 @@ mod tests {
             ("sasl = { mechanism = \"PLAIN\" }", "irc.toml:6:8: PLAIN needs an account"),
             ("sasl = { mechanism = \"PLAIN\", account = \"x\" }", "irc.toml:6:8: PLAIN needs a password"),
             ("sasl = { mechanism = \"EXTERNAL\" }", "irc.toml:6:8: EXTERNAL needs tls-cert and tls-key"),
+            ("prefix = \"a b\"", "irc.toml:6:10: the prefix has at most 16 bytes and no space"),
+            ("names = [\"x\", \" y\"]", "irc.toml:6:15: a name has 1 to 100 bytes"),
+            ("aliases = { \"a b\" = \"dice\" }", "irc.toml:6:11: an alias and its command are words"),
+            ("limits = { burst = 0 }", "irc.toml:6:20: burst is 1 to 1000"),
+            ("limits = { every = \"0 s\" }", "irc.toml:6:20: every is 10 ms to 1 h"),
+            ("limits = { every = 2 }", "irc.toml:6:20: "),
+            ("ignore = [\"x\", \"\"]", "irc.toml:6:16: a pattern has 1 to 500 bytes"),
+            ("ignore = [\"a\\u0001\"]", "irc.toml:6:11: byte 1 of the pattern is a control character"),
             ("flood = { burst = 0 }", "irc.toml:6:19: burst is 1 to 1000"),
             ("flood = { per-second = 0 }", "irc.toml:6:24: per-second is 0.01 to 1000"),
             ("flood = { per-second = nan }", "irc.toml:6:24: per-second is 0.01 to 1000"),

@@ -259,7 +259,8 @@ fn marked(text: &str) -> String {
 
 /// What somebody says in the channel.
 pub(crate) fn said(user: &str, text: &str) -> Document {
-    let found = chat::command_of(text, "!", "eevee", &Default::default());
+    let recogniser = chat::Recogniser { prefix: "!".into(), ..Default::default() };
+    let found = recogniser.find(text, "eevee");
     let event = chat::Event::new(chat::kind::MESSAGE, "irc", "test").channel("#here").user(user);
     event.command(found.as_ref()).document(text)
 }

@@ -1,14 +1,12 @@
-//! What people say: messages, actions, notices, CTCP requests.
-
-use std::collections::BTreeMap;
+//! What people say: messages, commands, actions, notices, CTCP requests.
 
 use irc_proto::{BatchSubCommand, Message};
-use libeevee::chat::{command_of, key, kind};
+use libeevee::chat::{self, Event, Recognised, key, kind};
 use tokio::time::Instant;
 
-use super::{Effect, Session};
+use super::{Effect, Session, readable};
 use crate::line::Line;
-use crate::mapping::{Place, Speaker, ctcp, event, tag};
+use crate::mapping::{Place, Speaker, account, ctcp, event, tag};
 
 /// What CTCP VERSION gets.
 const VERSION: &str = concat!("eevee irc ", env!("CARGO_PKG_VERSION"));
@@ -24,19 +22,19 @@ impl Session {
             return self.on_echo(message, Line::new("PRIVMSG").param(target).trailing(text));
         }
         match ctcp(text) {
-            Some(("ACTION", action)) => self.said(kind::ACTION, message, who, target, action),
+            Some(("ACTION", action)) => self.said(kind::ACTION, message, who, (target, action), now),
             Some((request, arguments)) => self.on_ctcp(who, target, request, arguments, now),
-            None => self.said(kind::MESSAGE, message, who, target, text),
+            None => self.said(kind::MESSAGE, message, who, (target, text), now),
         }
     }
 
-    pub(super) fn on_notice(&mut self, message: &Message, who: &Speaker, target: &str, text: &str) {
+    pub(super) fn on_notice(&mut self, message: &Message, who: &Speaker, target: &str, text: &str, now: Instant) {
         if self.is_me(&who.nick) {
             return self.on_echo(message, Line::new("NOTICE").param(target).trailing(text));
         }
         // A server without a dot in its name looks like a person, but one without a host.
         if who.host.is_some() && ctcp(text).is_none() {
-            self.said(kind::NOTICE, message, who, target, text);
+            self.said(kind::NOTICE, message, who, (target, text), now);
         }
     }
 
@@ -51,7 +49,7 @@ impl Session {
         tag(message, "batch").is_some_and(|batch| self.replays.contains(batch))
     }
 
-    fn said(&mut self, kind: &str, message: &Message, who: &Speaker, target: &str, text: &str) {
+    fn said(&mut self, kind: &str, message: &Message, who: &Speaker, (target, text): (&str, &str), now: Instant) {
         let place = match self.support.channel_of(target) {
             Some(channel) => Place::Channel(channel),
             None if self.is_me(target) => Place::Private,
@@ -63,10 +61,46 @@ impl Session {
             // What a bouncer plays back was an order once; it is not carried out again.
             event = event.with(key::REPLAYED, "1");
         } else if kind == kind::MESSAGE {
-            let found = command_of(text, &self.config.prefix, &self.nick, &BTreeMap::new());
-            event = event.command(found.as_ref());
+            if let Some(found) = self.config.recogniser.find(text, &self.nick) {
+                event = self.command(event, &found, message, who, place, now);
+            }
         }
         self.publish(event, text);
+    }
+
+    /// What looks like a command is one, unless this person has given too many, or is not listened to. It is published in any
+    /// case, so that logs and relays see what was said.
+    fn command(
+        &mut self,
+        event: Event,
+        found: &Recognised,
+        message: &Message,
+        who: &Speaker,
+        place: Place<'_>,
+        now: Instant,
+    ) -> Event {
+        let (account, host) = (account(message), who.host.as_deref());
+        if self.config.ignore.holds(&who.nick, account, host) {
+            return event.with(key::HELD_BACK, "ignored");
+        }
+        // In private there is one channel for each of them.
+        let channel = match place {
+            Place::Channel(channel) => self.support.fold(channel),
+            Place::Private | Place::Network => String::new(),
+        };
+        let verdict = self.limiter.take(&channel, &chat::person(&who.nick, account, host), now.into_std());
+        if verdict == chat::Verdict::Passes {
+            return event.command(Some(found));
+        }
+        // A crowd of made-up nicks must not make us flood.
+        if let Some(notice) = verdict.notice()
+            && self.told.take(now)
+        {
+            let nick = readable(&who.nick);
+            tracing::info!(nick, channel, "{nick} gives commands too fast: they are not taken");
+            self.effects.push(Effect::Pace(Line::new("NOTICE").param(&who.nick).trailing(&notice)));
+        }
+        event.with(key::HELD_BACK, "limit")
     }
 
     /// Answered only so often, so that nobody can make us flood.

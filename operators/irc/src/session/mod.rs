@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use irc_proto::{Command, Message};
 use libeevee::Document;
+use libeevee::chat::Limiter;
 use tokio::time::Instant;
 
 use self::channels::Channels;
@@ -80,6 +81,10 @@ pub(crate) struct Session {
     /// Open batches that replay history.
     replays: HashSet<String>,
     ctcp: Bucket,
+    /// Of the commands that people give.
+    limiter: Limiter,
+    /// Of the notices to those who give too many.
+    told: Bucket,
     started: Instant,
     /// When the server welcomed us; it stays when the phase is over.
     welcomed_at: Option<Instant>,
@@ -101,6 +106,8 @@ impl Session {
             channels: Channels::new(&config.channels),
             replays: HashSet::new(),
             ctcp: Bucket::new(3, 0.1, now),
+            limiter: Limiter::new(config.rate),
+            told: Bucket::new(5, 0.1, now),
             started: now,
             welcomed_at: None,
             heard_at: now,
@@ -156,7 +163,7 @@ impl Session {
     fn on_speaker(&mut self, message: &Message, speaker: &Speaker, now: Instant) {
         match &message.command {
             Command::PRIVMSG(target, text) => self.on_privmsg(message, speaker, target, text, now),
-            Command::NOTICE(target, text) => self.on_notice(message, speaker, target, text),
+            Command::NOTICE(target, text) => self.on_notice(message, speaker, target, text, now),
             Command::JOIN(channel, account, _) => self.on_join(message, speaker, channel, account.as_deref(), now),
             Command::PART(channel, reason) => self.on_part(message, speaker, channel, reason.as_deref(), now),
             Command::KICK(channel, nick, reason) => {
@@ -250,10 +257,11 @@ impl Session {
         }
     }
 
-    /// Takes other settings without reconnecting: nick, channels, command prefix, NickServ. The caller has made sure
+    /// Takes other settings without reconnecting: nick, channels, commands and their limits, NickServ. The caller has made sure
     /// that nothing changed which needs a new connection.
     pub(crate) fn change(&mut self, config: Arc<Config>, now: Instant) {
         let old = std::mem::replace(&mut self.config, config);
+        self.limiter.change(self.config.rate, now.into_std());
         if self.phase == Phase::Registering {
             // The registration goes on with the old nick; the new one is taken once it has ended.
             self.channels = Channels::new(&self.config.channels);

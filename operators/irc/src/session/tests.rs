@@ -1,6 +1,6 @@
 //! Conversations as tables: what the server says, and what comes of it.
 
-use libeevee::chat::key;
+use libeevee::chat::{IgnoreList, Rate, Recogniser, key};
 use proptest::prelude::*;
 
 use super::*;
@@ -17,7 +17,9 @@ fn config() -> Config {
             Wanted { name: "#a".into(), key: None },
             Wanted { name: "#b".into(), key: Some(Password("key".into())) },
         ],
-        prefix: "!".into(),
+        recogniser: Recogniser { prefix: "!".into(), ..Recogniser::default() },
+        rate: Rate::default(),
+        ignore: IgnoreList::default(),
         sasl: None,
         server_password: None,
         nickserv: None,
@@ -315,6 +317,83 @@ fn ctcp_is_answered_but_only_so_often() {
 }
 
 #[test]
+fn too_many_commands_are_no_commands_and_are_told_once() {
+    let mut talk = Talk::joined(config());
+    let said = |nick: &str, target: &str| format!(":{nick}!~g@honk PRIVMSG {target} :!dice");
+    for _ in 0..10 {
+        assert!(talk.hear(&said("goos", "#a"))[0].contains("command=dice args-at=5"));
+    }
+    assert_eq!(
+        talk.hear(&said("goos", "#a")),
+        [
+            "~ NOTICE goos :not so fast, please: I take your next command in 2 s",
+            "* type=chat.message channel=#a user=goos user-host=~g@honk held-back=limit | !dice"
+        ]
+    );
+    // Another nick is no other person, and neither is another name before the @; what is no command is not counted.
+    assert_eq!(talk.hear(&said("goos2", "#A")).len(), 1);
+    assert!(talk.hear(":goos3!~other@honk PRIVMSG #a :!dice")[0].contains("held-back=limit"));
+    assert!(!talk.hear(":goos!~g@honk PRIVMSG #a :hello")[0].contains("held-back"));
+    assert!(talk.hear(&said("goos", "#b"))[0].contains("command=dice"), "another channel");
+    assert!(talk.hear(&said("goos", "eevee"))[0].contains("command=dice"), "in private");
+    assert!(talk.hear(":x!~g@elsewhere PRIVMSG #a :!dice")[0].contains("command=dice"), "somebody else");
+    talk.now += Duration::from_secs(2);
+    assert!(talk.hear(&said("goos", "#a"))[0].contains("command=dice"));
+    assert!(talk.hear(&said("goos", "#a"))[0].contains("held-back=limit"));
+    // A reload: at once, and for everybody.
+    talk.session
+        .change(Arc::new(Config { rate: Rate { burst: 1, every: Duration::from_secs(1) }, ..config() }), talk.now);
+    talk.effects();
+    talk.now += Duration::from_secs(1);
+    assert!(talk.hear(&said("goos", "#a"))[0].contains("command=dice"));
+    assert!(talk.hear(&said("goos", "#a"))[0].contains("held-back=limit"));
+}
+
+#[test]
+fn a_crowd_that_floods_is_not_answered_by_a_flood() {
+    let rate = Rate { burst: 1, every: Duration::from_secs(60) };
+    let mut talk = Talk::joined(Config { rate, ..config() });
+    let mut told = 0;
+    for person in 0..100 {
+        for _ in 0..2 {
+            let lines = talk.hear(&format!(":n{person}!~g@host{person} PRIVMSG #a :!dice"));
+            told += lines.iter().filter(|line| line.starts_with("~ NOTICE")).count();
+        }
+    }
+    assert_eq!(told, 5);
+}
+
+#[test]
+fn whoever_is_ignored_gives_no_commands() {
+    let ignore = IgnoreList::parse(["*!*@*.spam.example", "noisy"]).unwrap();
+    let mut talk = Talk::joined(Config { ignore, ..config() });
+    for (line, expected) in [
+        (":x!~g@mx.spam.example PRIVMSG #a :!dice", "held-back=ignored | !dice"),
+        ("@account=Noisy :x!~g@honk PRIVMSG #a :eevee: dice", "held-back=ignored | eevee: dice"),
+        (":noisy!~g@honk PRIVMSG #a :hello", "user-host=~g@honk | hello"),
+        (":goos!~g@honk PRIVMSG #a :!dice", "command=dice args-at=5 | !dice"),
+    ] {
+        let heard = talk.hear(line);
+        assert!(heard.len() == 1 && heard[0].ends_with(expected), "{heard:?}");
+    }
+    talk.session.change(Arc::new(config()), talk.now);
+    talk.effects();
+    assert!(talk.hear(":x!~g@mx.spam.example PRIVMSG #a :!dice")[0].contains("command=dice"));
+}
+
+#[test]
+fn names_and_aliases() {
+    let mut config = config();
+    config.recogniser.names = vec!["bot".into()];
+    config.recogniser.aliases = [("roll".to_owned(), "dice".to_owned())].into();
+    let mut talk = Talk::joined(config);
+    for text in ["!roll d6", "bot: roll d6", "@Bot, !dice d6", "EEVEE: Roll d6"] {
+        assert!(talk.hear(&format!(":goos!~g@honk PRIVMSG #a :{text}"))[0].contains("command=dice"), "{text}");
+    }
+    assert!(!talk.hear(":goos!~g@honk PRIVMSG #a :bottle: dice")[0].contains("command"));
+}
+
+#[test]
 fn history_that_is_played_back_carries_no_command() {
     let mut talk = Talk::joined(config());
     assert_eq!(talk.hear("BATCH +x chathistory #a"), [""; 0]);
@@ -404,7 +483,7 @@ fn a_reload_joins_and_parts_in_place() {
     let mut talk = Talk::joined(config());
     let mut changed = config();
     changed.channels = vec![Wanted { name: "#B".into(), key: None }, Wanted { name: "#c".into(), key: None }];
-    changed.prefix = ".".into();
+    changed.recogniser.prefix = ".".into();
     talk.session.change(Arc::new(changed.clone()), talk.now);
     assert_eq!(talk.effects(), ["~ PART #a", "~ JOIN #c", "= connected to irc.example.net as eevee, on #b (1)"]);
     assert_eq!(talk.hear(":eevee!~e@h PART #a"), [""; 0]);
