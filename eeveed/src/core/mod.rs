@@ -451,6 +451,7 @@ impl Core {
             Content::Claim(Text { text }) => self.claim(key, number, text),
             Content::Unclaim(Text { text }) => self.unclaim(key, number, &text),
             Content::State(state) => self.operator_state(now, key, state),
+            Content::Commands(Text { text }) => self.operator_commands(now, key, number, text),
             Content::Record(record) => self.record(now, key, number, record),
             Content::Verdict(verdict) => self.verdict(now, key, number, verdict),
             Content::Control(control) => self.control(now, key, number, control),

@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use libeevee::wire::{Content, Flag, Frame, OperatorState, State};
+use libeevee::wire::limits::COMMANDS_BYTES_MAX;
+use libeevee::wire::{Code, Content, Flag, Frame, OperatorState, State};
 use libeevee::{Document, OperatorId};
 use serde_json::Value;
 
 use super::reload::Reload;
-use super::session::{Identity, Session, SessionKey};
+use super::session::{Identity, Session, SessionKey, beyond, refusal};
 use super::{Action, Core, LoadedModule, Now};
 
 /// What is known of an operator, connected or not.
@@ -30,6 +31,10 @@ pub(crate) struct Operator {
     /// When the time began in which so many of its states were announced.
     pub(super) announced_since: Duration,
     pub(super) announced: u32,
+    /// What commands it answers, as it said last: a JSON array. It is somebody else's words and never looked into.
+    pub(super) commands: Option<Box<str>>,
+    /// They were not published yet.
+    pub(super) commands_unsaid: bool,
 }
 
 /// A status is one line for a person.
@@ -68,22 +73,68 @@ impl Core {
         self.announce_state(now, &id);
     }
 
-    /// Publishes `operator.state`, so that operators can follow who is up, halted and down.
-    pub(super) fn announce_state(&mut self, now: Now, id: &OperatorId) {
-        let Some(operator) = self.operators.get_mut(id) else { return };
-        if now.mono.saturating_sub(operator.announced_since) >= ANNOUNCE_TIME {
-            (operator.announced_since, operator.announced) = (now.mono, 0);
+    /// The operator says what commands it answers. Kept when it goes: who asks for help with the command of an operator that
+    /// is away shall hear of it.
+    pub(super) fn operator_commands(&mut self, now: Now, key: SessionKey, number: u32, text: String) {
+        let Some(Identity::Operator(id)) = self.sessions.get(&key).map(|session| session.identity.clone()) else {
+            let text = "only an operator has commands";
+            return self.refuse(key, number, refusal(Code::Denied, text));
+        };
+        let (bytes, max) = (text.len() as u64, COMMANDS_BYTES_MAX as u64);
+        if bytes > max {
+            let text = format!("{id} describes its commands in {bytes} bytes, at most {max} are possible");
+            return self.refuse(key, number, beyond(Code::Refused, text, max, bytes));
         }
-        if operator.announced >= ANNOUNCED_MAX {
-            self.unannounced.insert(id.clone());
+        // Nothing of it is built: a kilobyte of brackets would be many of memory.
+        if serde_json::from_str::<Vec<serde::de::IgnoredAny>>(&text).is_err() {
+            let text = format!("what {id} says of its commands is no JSON array");
+            return self.refuse(key, number, refusal(Code::Refused, text));
+        }
+        let Some(operator) = self.operators.get_mut(&id) else { return };
+        if operator.commands.as_deref() == Some(&text) {
             return;
         }
-        operator.announced += 1;
+        operator.commands = Some(text.into());
+        operator.commands_unsaid = true;
+        self.announce_commands(now, &id);
+    }
+
+    fn announce_commands(&mut self, now: Now, id: &OperatorId) {
+        if !self.may_announce(now, id) {
+            return;
+        }
+        let Some(operator) = self.operators.get_mut(id) else { return };
+        operator.commands_unsaid = false;
+        let text = operator.commands.clone().unwrap_or_default();
+        let headers = [("type", "operator.commands"), ("operator", id.as_str())];
+        let Ok(document) = Document::new(headers, text.into_string()) else { return };
+        self.announce(now, &(&document).into());
+    }
+
+    /// Publishes `operator.state`, so that operators can follow who is up, halted and down.
+    pub(super) fn announce_state(&mut self, now: Now, id: &OperatorId) {
+        if !self.may_announce(now, id) {
+            return;
+        }
         let Some(operator) = self.operators.get(id) else { return };
         let state = self.word(operator);
         let headers = [("type", "operator.state"), ("operator", id.as_str()), ("state", state)];
         let Ok(document) = Document::new(headers, operator.status.clone()) else { return };
         self.announce(now, &(&document).into());
+    }
+
+    /// Whether something about this operator is announced now, or later.
+    fn may_announce(&mut self, now: Now, id: &OperatorId) -> bool {
+        let Some(operator) = self.operators.get_mut(id) else { return false };
+        if now.mono.saturating_sub(operator.announced_since) >= ANNOUNCE_TIME {
+            (operator.announced_since, operator.announced) = (now.mono, 0);
+        }
+        if operator.announced >= ANNOUNCED_MAX {
+            self.unannounced.insert(id.clone());
+            return false;
+        }
+        operator.announced += 1;
+        true
     }
 
     /// When states that were held back are due.
@@ -95,6 +146,9 @@ impl Core {
     pub(super) fn announce_late(&mut self, now: Now) {
         for id in std::mem::take(&mut self.unannounced) {
             self.announce_state(now, &id);
+            if self.operators.get(&id).is_some_and(|operator| operator.commands_unsaid) {
+                self.announce_commands(now, &id);
+            }
         }
     }
 

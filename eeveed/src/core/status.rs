@@ -75,6 +75,7 @@ impl Core {
             "last_failure": operator.last_failure,
             "last_reload": operator.last_reload,
             "file_error": operator.file_error,
+            "commands": operator.commands.as_deref().filter(|_| whole).and_then(|text| serde_json::from_str::<Value>(text).ok()),
         })
     }
 

@@ -40,6 +40,7 @@ pub(crate) use self::held::{Receipt, Settlement};
 use self::shared::{Phase, Shared};
 use crate::error::{Error, ErrorKind};
 use crate::message::Message;
+use crate::wire::limits::COMMANDS_BYTES_MAX;
 use crate::wire::{CONFIRM, Content, Frame, OperatorState, Publish, State, Verdict, Welcome};
 
 /// How long a bus may take to read what was accepted before it is closed upon. Operators have 10 s to stop.
@@ -233,6 +234,26 @@ impl Client {
             return Err(shared::too_large(bytes, max));
         }
         shared.status = Some((said, true));
+        drop(shared);
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+
+    /// Tells the bus what commands this operator answers, for whoever helps people: a JSON array, as
+    /// [`CommandInfo::to_json`](crate::operator::CommandInfo::to_json) writes it. Said again after a reconnect; the last
+    /// one counts. The bus publishes it as `type=operator.commands`, shows it in `status`, and keeps it while the operator is
+    /// away.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`] above 16 KiB; [`ErrorKind::Closed`].
+    pub fn commands(&self, json: impl Into<String>) -> Result<(), Error> {
+        let json = json.into();
+        if json.len() > COMMANDS_BYTES_MAX {
+            return Err(shared::too_large(json.len() as u64, COMMANDS_BYTES_MAX as u64));
+        }
+        let mut shared = self.shared.lock();
+        shared.accepting()?;
+        shared.commands = Some((json, true));
         drop(shared);
         self.shared.wake.notify_one();
         Ok(())

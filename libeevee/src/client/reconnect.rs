@@ -86,6 +86,9 @@ impl Shared {
         if let Some((_, unsaid)) = &mut state.status {
             *unsaid = true;
         }
+        if let Some((_, unsaid)) = &mut state.commands {
+            *unsaid = true;
+        }
         state.publish_retained();
         state.notices.tell(Notice::Connected(Arc::clone(&state.welcome)));
         drop(guard);

@@ -16,7 +16,7 @@ use super::entry::Entry;
 use super::notice::Notices;
 use super::publish::Published;
 use crate::error::{Error, ErrorKind};
-use crate::wire::{Content, Frame, State as Status, Value, Welcome};
+use crate::wire::{Content, Frame, IGNORABLE, State as Status, Text, Value, Welcome};
 
 /// Requests are numbered from here, below them subscriptions, whose numbers have to rise for as long as a session lasts.
 const REQUEST_NUMBERS: u32 = 1 << 30;
@@ -106,6 +106,8 @@ pub(super) struct State {
     pub(super) sequence: u64,
     /// What this operator last said of itself; `true` while it is to be written.
     pub(super) status: Option<(Status, bool)>,
+    /// What commands this operator answers, as JSON; `true` while it is to be written.
+    pub(super) commands: Option<(String, bool)>,
     pub(super) credit: Credit,
     /// Publishers that wait for credit; while there is one, nobody overtakes it.
     pub(super) waiting: usize,
@@ -153,6 +155,7 @@ impl Shared {
                 epoch: fastrand::u64(1..=i64::MAX.cast_unsigned()),
                 sequence: 0,
                 status: None,
+                commands: None,
                 credit,
                 waiting: 0,
                 next_number: REQUEST_NUMBERS,
@@ -218,6 +221,12 @@ impl Shared {
             let frame = Frame::new(0, Content::State(status.clone()));
             // A status line that is too long for a frame was refused where it was said.
             let _ = state.encode(&frame);
+        }
+        if let Some((text, unsaid @ true)) = &mut state.commands {
+            *unsaid = false;
+            // A bus that does not know them lives without.
+            let content = Content::Commands(Text { text: text.clone() });
+            let _ = state.encode(&Frame { flags: IGNORABLE, number: 0, content });
         }
         if !state.outbox.is_empty() {
             std::mem::swap(&mut state.outbox, writing);

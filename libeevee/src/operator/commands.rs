@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::command::Answers;
 use super::run::{About, run_about};
-use super::{Command, Event, Failure, Operator, OperatorSubscribe};
+use super::{Command, CommandInfo, Event, Failure, Operator, OperatorSubscribe};
 use crate::chat::{self, key, kind};
 use crate::client::{FilterTexts, Nack, Settlement};
 use crate::error::{Error, ErrorKind};
@@ -52,7 +52,7 @@ type Handler<S> = Rc<dyn Fn(Command<S>) -> Pin<Box<dyn Future<Output = Result<()
 /// A handler that has answered and then dies is run a second time; [`Message::delivery`] says so, and what it answers then by
 /// [`Command::reply`] or [`Command::publish`] is dropped, as the first answer stands.
 pub struct Commands<S: Settings> {
-    commands: Vec<(String, Handler<S>)>,
+    commands: Vec<(CommandInfo, Handler<S>)>,
     others: Vec<Other<S>>,
     concurrency: usize,
     live: bool,
@@ -86,7 +86,7 @@ impl<S: Settings> Commands<S> {
         name: impl Into<String>,
         handler: impl AsyncFn(Command<S>) -> Result<(), Error> + 'static,
     ) -> Self {
-        self.commands.push((name.into(), boxed(handler)));
+        self.commands.push((CommandInfo::new(name), boxed(handler)));
         self
     }
 
@@ -131,13 +131,27 @@ impl<S: Settings> Commands<S> {
         self
     }
 
-    /// Describes a command for `--help`: `about("dice", "2d6+1", "rolls dice")`.
-    pub fn about(mut self, name: &str, usage: &str, text: &str) -> Self {
-        if self.about.text.is_empty() {
-            self.about.text.push_str("\nCommands:\n");
+    /// How the command before it is written, without prefix. Without this, its name alone.
+    pub fn usage(mut self, usage: impl Into<String>) -> Self {
+        if let Some((info, _)) = self.commands.last_mut() {
+            info.usage = usage.into();
         }
-        let usage = format!("{name} {usage}");
-        self.about.text.push_str(&format!("  {:<28} {text}\n", usage.trim_end()));
+        self
+    }
+
+    /// What the command before it does, in one line. It is what `!help` and `--help` show.
+    ///
+    /// ```no_run
+    /// fn main() -> libeevee::Exit {
+    ///     libeevee::operator::run(|op| {
+    ///         op.command("hello", async |m| m.reply("hello").await).usage("hello [NAME]").about("greets")
+    ///     })
+    /// }
+    /// ```
+    pub fn about(mut self, text: impl Into<String>) -> Self {
+        if let Some((info, _)) = self.commands.last_mut() {
+            info.about = text.into();
+        }
         self
     }
 
@@ -156,7 +170,7 @@ impl<S: Settings> Commands<S> {
 
 impl<S: Settings> fmt::Debug for Commands<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.commands.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = self.commands.iter().map(|(info, _)| info.name.as_str()).collect();
         f.debug_struct("Commands").field("commands", &names).finish_non_exhaustive()
     }
 }
@@ -184,7 +198,8 @@ pub fn run(setup: impl FnOnce(Commands<NoSettings>) -> Commands<NoSettings>) -> 
 /// As [`run`], with settings: a handler gets those in force when its message came, by [`Command::settings`].
 pub fn run_with<S: Settings>(setup: impl FnOnce(Commands<S>) -> Commands<S>) -> Exit {
     let mut commands = setup(Commands::new());
-    let about = std::mem::take(&mut commands.about);
+    let mut about = std::mem::take(&mut commands.about);
+    about.text = help(commands.commands.iter().map(|(info, _)| info));
     run_about(&about, async move |op: Operator<S>| serve_commands(&op, commands).await)
 }
 
@@ -208,7 +223,8 @@ pub(super) async fn serve_commands<S: Settings>(op: &Operator<S>, commands: Comm
             None => subscription.await?,
         };
     }
-    let names: Vec<&str> = commands.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = commands.iter().map(|(info, _)| info.name.as_str()).collect();
+    op.announce(&commands.iter().map(|(info, _)| info.clone()).collect::<Vec<_>>())?;
     op.ready(&if names.is_empty() { "ready".to_owned() } else { format!("commands: {}", names.join(", ")) }).await;
 
     let mut running = JoinSet::new();
@@ -225,7 +241,10 @@ pub(super) async fn serve_commands<S: Settings>(op: &Operator<S>, commands: Comm
                     None => {
                         let name = message.header(key::COMMAND).unwrap_or_default();
                         // In whichever of their subscriptions a command stands: another version may have it in another.
-                        commands.iter().find(|(known, _)| known == name).map(|(_, handler)| (handler, Some(DURABLE)))
+                        commands
+                            .iter()
+                            .find(|(known, _)| known.name == name)
+                            .map(|(_, handler)| (handler, Some(DURABLE)))
                     }
                 };
                 // The bus delivers nothing that the filters do not name.
@@ -253,13 +272,19 @@ fn subscribe<S: Settings>(op: &Operator<S>, filters: impl Into<FilterTexts>, rou
     OperatorSubscribe::new(&op.inner, op.inner.client.subscribe(filters), route)
 }
 
-fn command_filters<S: Settings>(commands: &[(String, Handler<S>)]) -> Result<Vec<Filter>, Failure> {
+/// What `--help` says of the commands.
+fn help<'a>(commands: impl Iterator<Item = &'a CommandInfo>) -> String {
+    let lines: String = commands.map(|CommandInfo { usage, about, .. }| format!("  {usage:<28} {about}\n")).collect();
+    if lines.is_empty() { lines } else { format!("\nCommands:\n{lines}") }
+}
+
+fn command_filters<S: Settings>(commands: &[(CommandInfo, Handler<S>)]) -> Result<Vec<Filter>, Failure> {
     let mut filters = Vec::with_capacity(commands.len());
-    for (at, (name, _)) in commands.iter().enumerate() {
+    for (at, (CommandInfo { name, .. }, _)) in commands.iter().enumerate() {
         if name.is_empty() || name.contains(char::is_whitespace) || name.to_lowercase() != *name {
             return Err(Failure::other(format_args!("{name:?} is no command: it is one word in lower case")));
         }
-        if commands[..at].iter().any(|(earlier, _)| earlier == name) {
+        if commands[..at].iter().any(|(earlier, _)| earlier.name == *name) {
             return Err(Failure::other(format_args!("command {name:?} has two handlers")));
         }
         let filter =

@@ -37,6 +37,7 @@
 //! A child process must not inherit what systemd gave to the operator alone: take the variables in
 //! [`PRIVATE_ENVIRONMENT`] out of its environment.
 
+mod announce;
 mod arguments;
 mod beat;
 mod command;
@@ -69,6 +70,7 @@ use crate::log::handling::{self, Handling};
 use crate::message::Message;
 use crate::settings::{CredentialError, Settings};
 
+pub use self::announce::CommandInfo;
 pub use self::command::Command;
 pub use self::commands::{COMMAND_AGE_MAX, Commands, run, run_with};
 pub use self::event::{Event, Reload};

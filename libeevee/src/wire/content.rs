@@ -57,6 +57,8 @@ pub enum Content {
     /// The JSON that answers a Control.
     Answer(Text),
     Record(Record),
+    /// What commands this operator answers, as JSON.
+    Commands(Text),
 }
 
 impl Content {
@@ -93,6 +95,7 @@ impl Content {
             Self::Control(_) => 40,
             Self::Answer(_) => 41,
             Self::Record(_) => 42,
+            Self::Commands(_) => 43,
         }
     }
 
@@ -103,9 +106,12 @@ impl Content {
             Self::Welcome(body) => put(out, body),
             Self::Error(body) => put(out, body),
             Self::Ping(body) | Self::Pong(body) => put(out, body),
-            Self::Bye(body) | Self::Claim(body) | Self::Unclaim(body) | Self::Abort(body) | Self::Answer(body) => {
-                put(out, body);
-            }
+            Self::Bye(body)
+            | Self::Claim(body)
+            | Self::Unclaim(body)
+            | Self::Abort(body)
+            | Self::Answer(body)
+            | Self::Commands(body) => put(out, body),
             Self::Published(body) => put(out, body),
             Self::Subscribe(body) => put(out, body),
             Self::Gap(body) => put(out, body),
@@ -217,6 +223,7 @@ impl Content {
             40 => Self::Control(get(body, tail)?),
             41 => Self::Answer(get(body, tail)?),
             42 => Self::Record(get(body, tail)?),
+            43 => Self::Commands(get(body, tail)?),
             _ => return Ok(None),
         }))
     }

@@ -46,3 +46,6 @@ pub const RECORDS_BURST: u32 = 100;
 
 /// See [`RECORDS_BURST`].
 pub const RECORDS_PER_SECOND: u32 = 10;
+
+/// Bytes in what an operator says of its commands. Kept by the bus for each operator, also while it is away.
+pub const COMMANDS_BYTES_MAX: usize = 16 << 10;

@@ -164,6 +164,16 @@ pub(crate) fn one_of_each() -> Vec<(&'static str, Frame)> {
                 }),
             },
         ),
+        (
+            "commands",
+            Frame {
+                flags: IGNORABLE,
+                number: 0,
+                content: Content::Commands(Text {
+                    text: r#"[{"name":"dice","usage":"dice 2d6+1","about":"rolls dice"}]"#.into(),
+                }),
+            },
+        ),
     ]
 }
 
@@ -254,7 +264,7 @@ fn an_overlong_integer_is_refused() {
 
 #[test]
 fn eleven_bytes_do_not_abort() {
-    for kind in [1_u8, 2, 3, 7, 18, 32, 34, 35, 36, 40, 41, 42, 16, 20, 25, 26, 27] {
+    for kind in [1_u8, 2, 3, 7, 18, 32, 34, 35, 36, 40, 41, 42, 43, 16, 20, 25, 26, 27] {
         for prefix in 0..12 {
             let mut bytes = vec![kind, 0, 0, 0, 0, 0, 0, 0];
             bytes.extend(std::iter::repeat_n(1, prefix));

@@ -14,10 +14,11 @@ fn main() -> libeevee::Exit {
     fastrand::seed(RandomState::new().hash_one(std::process::id()));
     libeevee::operator::run_with::<DiceSettings>(|op| {
         op.version(env!("CARGO_PKG_VERSION"))
-            .about("dice", "[2d6+1]", "rolls dice; without arguments one with six sides")
             .command("dice", async |m| {
                 let limits = m.settings().limits();
                 m.reply(roll::answer(m.user(), m.args(), limits, |sides| fastrand::u32(1..=sides))).await
             })
+            .usage("dice [2d6+1]")
+            .about("rolls dice; without arguments one with six sides")
     })
 }

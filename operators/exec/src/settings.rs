@@ -5,11 +5,13 @@ mod text;
 use std::path::Path;
 use std::time::Duration;
 
+use libeevee::operator::CommandInfo;
+use libeevee::settings::TimeSpan;
 use libeevee::{Diagnosis, Filter, ModuleFile, Secret, Settings};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(crate) use self::text::{Texts, TimeSpan};
+pub(crate) use self::text::Texts;
 
 /// Filters of one subscription; the wire knows no more.
 const FILTERS_MAX: usize = 64;
@@ -31,6 +33,10 @@ pub(crate) struct ExecSettings {
     pub(crate) run: Texts,
     /// The command that it answers, or several: a word in lower case, without prefix.
     pub(crate) command: Option<Texts>,
+    /// How the command is written, for people who ask for help: "hello [NAME]". Default: its name.
+    pub(crate) usage: Option<String>,
+    /// What the command does, in one line, for people who ask for help.
+    pub(crate) about: Option<String>,
     /// Instead of a command: filters of the messages that it gets.
     pub(crate) subscribe: Option<Texts>,
     /// How it is run. Default: command.
@@ -94,6 +100,15 @@ impl ExecSettings {
 
     pub(crate) fn acknowledge_within(&self) -> Duration {
         self.acknowledge_within.map_or(ACKNOWLEDGE_WITHIN, |TimeSpan(time)| time)
+    }
+
+    /// What people are told of its commands. The usage is that of all of them.
+    pub(crate) fn commands(&self) -> Vec<CommandInfo> {
+        let info = |name| {
+            let info = CommandInfo { about: self.about.clone().unwrap_or_default(), ..CommandInfo::new(name) };
+            CommandInfo { usage: self.usage.clone().unwrap_or(info.usage), ..info }
+        };
+        self.command.iter().flat_map(Texts::iter).map(info).collect()
     }
 
     pub(crate) fn is_durable(&self) -> bool {
@@ -168,6 +183,20 @@ impl ExecSettings {
         Ok(())
     }
 
+    fn check_help(&self, file: &ModuleFile<'_>) -> Result<(), Diagnosis> {
+        for (key, text) in [("usage", &self.usage), ("about", &self.about)] {
+            let Some(text) = text else { continue };
+            if self.command.is_none() {
+                return Err(file.error(&format!("settings.{key}"), format!("{key} is of a command, and there is none")));
+            }
+            if text.is_empty() || text.chars().count() > 200 || text.contains(char::is_control) {
+                let message = format!("{key} is one line of 1 to 200 characters");
+                return Err(file.error(&format!("settings.{key}"), message));
+            }
+        }
+        Ok(())
+    }
+
     /// Keys that only one of the modes knows.
     fn check_mode(&self, file: &ModuleFile<'_>) -> Result<(), Diagnosis> {
         if self.mode == Mode::Stream {
@@ -205,6 +234,7 @@ impl Settings for ExecSettings {
         self.check_messages(file)?;
         self.check_credentials(file)?;
         self.check_mode(file)?;
+        self.check_help(file)?;
         if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&self.timeout()) {
             return Err(file.error("settings.timeout", "timeout is 100 ms to 1 h"));
         }

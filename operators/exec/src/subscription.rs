@@ -41,6 +41,7 @@ impl Subscription {
 
     /// Makes it what the settings want.
     pub(crate) async fn change(&mut self, op: &Operator<ExecSettings>, settings: &ExecSettings) -> Result<(), Failure> {
+        op.announce(&settings.commands())?;
         let wanted = wanted(settings)?;
         if wanted == self.wanted && self.number.is_some() == wanted.is_some() {
             return Ok(());

@@ -209,6 +209,10 @@ struct SavedOperator {
     announced_since: u64,
     announced: u32,
     unannounced: bool,
+    #[serde(default)]
+    commands: Option<Box<str>>,
+    #[serde(default)]
+    commands_unsaid: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -319,6 +323,8 @@ impl Core {
             announced_since: nanoseconds(operator.announced_since),
             announced: operator.announced,
             unannounced: self.unannounced.contains(id),
+            commands: operator.commands.clone(),
+            commands_unsaid: operator.commands_unsaid,
         };
         self.operators.iter().map(save).collect()
     }

@@ -13,6 +13,7 @@ use hashbrown::HashMap;
 use libeevee::OperatorId;
 use libeevee::filter::Filter;
 use libeevee::module::Module as ModuleFile;
+use libeevee::wire::limits::COMMANDS_BYTES_MAX;
 use libeevee::wire::{Code, Control, GapNotice, Overflow, Subscribe};
 
 use super::super::index::Slot;
@@ -179,6 +180,8 @@ impl Restoring {
             asked_why: saved.asked_why,
             announced_since: past(self.now, saved.announced_since)?,
             announced: saved.announced,
+            commands: saved.commands.filter(|text| text.len() <= COMMANDS_BYTES_MAX),
+            commands_unsaid: saved.commands_unsaid,
         };
         if saved.unannounced {
             self.core.unannounced.insert(id.clone());

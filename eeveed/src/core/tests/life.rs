@@ -163,6 +163,46 @@ fn a_flood_of_states_is_announced_slowly_and_the_last_one_surely() {
 }
 
 #[test]
+fn commands_are_announced_kept_and_shown() {
+    let mut bus = Bus::new();
+    let id: OperatorId = "dice".parse().unwrap();
+    bus.operator(1, "watch");
+    bus.subscribe(1, 1, subscribe("type=operator.commands"));
+    // Whatever it may publish: the bus says it.
+    bus.join(2, Identity::Operator(id.clone()), Some(module("dice", "[bus]\nmay-publish = []\n")));
+    let said = |text: &str| Content::Commands(Text { text: text.into() });
+    let array = r#"[{"name":"dice","usage":"dice 2d6+1","about":"rolls dice"}]"#;
+    bus.send(2, 0, said(array));
+    bus.send(2, 0, said(array));
+    let heard = bus.delivered(1);
+    assert_eq!(heard.len(), 1, "said again after a reconnect, it is no news");
+    assert_eq!((heard[0].source.as_str(), heard[0].document.header("operator")), ("eeveed", Some("dice")));
+    assert_eq!(heard[0].document.body(), array);
+    assert_eq!(bus.status(&id)["commands"][0]["usage"], "dice 2d6+1");
+    bus.step(Event::Leave { session: 2 });
+    assert_eq!(bus.status(&id)["commands"][0]["usage"], "dice 2d6+1", "while it is away, too");
+
+    bus.operator(2, "dice");
+    bus.read(2);
+    let deep = "[".repeat(10_000);
+    for wrong in ["", "{}", "[", "x", &deep, &format!("[\"{}\"]", "x".repeat(16 << 10))] {
+        bus.send(2, 0, said(wrong));
+        assert_eq!(code(&bus.read(2)[0]), Code::Refused);
+    }
+    bus.join(9, Identity::Person { name: "root".into(), admin: true }, None);
+    bus.send(9, 0, said("[]"));
+    assert_eq!(code(&bus.read(9)[0]), Code::Denied);
+    assert_eq!(bus.delivered(1).len(), 0);
+    for number in 0..1000 {
+        bus.send(2, 0, said(&format!("[{number}]")));
+    }
+    assert!(bus.delivered(1).len() <= 20);
+    bus.pass(Duration::from_secs(1));
+    assert_eq!(bus.delivered(1)[0].document.body(), "[999]");
+    assert_eq!(bus.core.deadline(), None);
+}
+
+#[test]
 fn systemd_is_asked_once_however_often_an_operator_comes_and_goes() {
     let mut bus = Bus::new();
     let asked = |bus: &Bus| bus.actions.iter().filter(|action| matches!(action, Action::Ended { .. })).count();
