@@ -22,8 +22,10 @@ use crate::split::Position;
 
 /// Clocks of file systems are a little behind.
 const CLOCK_SLACK: u64 = 2;
-/// Earlier generations of a path that are remembered.
-const CLOSED_MAX: usize = 64;
+/// Earlier generations of a path that are looked at.
+const EARLIER_MAX: usize = 64;
+/// Those that are remembered: more, because which ones are the youngest changes when a look misses some.
+const CLOSED_MAX: usize = 256;
 /// A file that is not seen for so long is gone.
 const MISSING_MAX: Duration = Duration::from_secs(30);
 /// Looks of so much time see every file.
@@ -212,9 +214,10 @@ impl Follower {
         let mut names: HashSet<Key> = current.iter().map(|present| key(&present.metadata)).collect();
         earlier.retain(|present| names.insert(key(&present.metadata)));
         // Those that are older than so many others have had their time.
-        for present in earlier.drain(..earlier.len().saturating_sub(CLOSED_MAX)) {
+        for present in &earlier[..earlier.len().saturating_sub(CLOSED_MAX)] {
             self.closed.remove(&key(&present.metadata));
         }
+        earlier.drain(..earlier.len().saturating_sub(EARLIER_MAX));
         if blind {
             seen.extend(self.closed.iter().filter(|(_, closed)| closed.entry.path == path).map(|(key, _)| *key));
         }
