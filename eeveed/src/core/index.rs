@@ -22,6 +22,7 @@ pub(crate) type Found = SmallVec<[Slot; 8]>;
 pub(crate) type Pairs<'a> = SmallVec<[(&'a str, &'a str); 12]>;
 
 /// The headers of a message, read here or by somebody before.
+#[allow(clippy::large_enum_variant, reason = "it lives on the stack, for one message")]
 pub(crate) enum Headers<'a> {
     Own(Pairs<'a>),
     Of(&'a [(&'a str, &'a str)]),

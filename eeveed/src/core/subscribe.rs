@@ -112,7 +112,7 @@ impl Subscription {
     /// A session takes it.
     pub(super) fn attach(&mut self, session: SessionKey, number: u32, filters: Vec<Filter>, asked: &Subscribe) {
         (self.session, self.number, self.filters) = (session, number, filters.into());
-        self.asked = Box::new(Subscribe { filters: Vec::new(), ..asked.clone() });
+        *self.asked = Subscribe { filters: Vec::new(), ..asked.clone() };
         self.window_messages = asked.window_messages;
         self.window_bytes = i64::try_from(asked.window_bytes).unwrap_or(i64::MAX);
         self.listed = false;
