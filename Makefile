@@ -23,7 +23,7 @@ endif
 TOOLS := $(CARGO_TARGET_DIR)/tools
 DEB_DIR := $(CARGO_TARGET_DIR)/debian
 DEB_STAMP := $(DEB_DIR)/.built
-BINARIES := $(addprefix $(CARGO_TARGET_DIR)/release/,eeveed eeveectl eevee-op irc dice exec logfile)
+BINARIES := $(addprefix $(CARGO_TARGET_DIR)/release/,eeveed eeveectl eevee-op irc dice exec logfile help)
 DEB_FILES := eeveed/Cargo.toml README.md CHANGELOG.md docs/PROTOCOL.md docs/STREAM.md $(shell find units etc packaging docs/man operators/exec/examples -type f 2>/dev/null)
 # In CI a lock file that does not fit is an error; at a desk cargo mends it.
 LOCKED := $(if $(CI),--locked)
@@ -45,7 +45,7 @@ build: need-build ## build all programs, unoptimised
 .PHONY: release
 release: need-build
 	$(call say,building the programs for the package)
-	cargo build $(LOCKED) --release -p eeveed -p eeveectl -p eevee-op -p eevee-irc -p eevee-dice -p eevee-exec -p eevee-logfile
+	cargo build $(LOCKED) --release -p eeveed -p eeveectl -p eevee-op -p eevee-irc -p eevee-dice -p eevee-exec -p eevee-logfile -p eevee-help
 
 .PHONY: fmt
 fmt: ## format the source
