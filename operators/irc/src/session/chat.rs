@@ -60,10 +60,10 @@ impl Session {
         if self.is_replay(message) {
             // What a bouncer plays back was an order once; it is not carried out again.
             event = event.with(key::REPLAYED, "1");
-        } else if kind == kind::MESSAGE {
-            if let Some(found) = self.config.recogniser.find(text, &self.nick) {
-                event = self.command(event, &found, message, who, place, now);
-            }
+        } else if kind == kind::MESSAGE
+            && let Some(found) = self.config.recogniser.find(text, &self.nick)
+        {
+            event = self.command(event, &found, message, who, place, now);
         }
         self.publish(event, text);
     }
