@@ -31,7 +31,7 @@ const MISSING_MAX: Duration = Duration::from_secs(30);
 /// Looks of so much time see every file.
 const LOOKS: Duration = Duration::from_secs(60);
 /// How long a copy of a file is looked for that was cut to nothing.
-const SEEK_MAX: Duration = Duration::from_secs(1);
+const SEEK_MAX: Duration = Duration::from_secs(15);
 /// A file that began like another one and did not become a copy of it within this is a file of its own.
 const UNCLEAR_MAX: Duration = Duration::from_secs(2);
 
@@ -226,7 +226,7 @@ impl Follower {
             self.check(number, &earlier, now);
         }
         // Those that are known, under whatever name.
-        earlier.retain(|present| !self.resume(path, present, false, now));
+        earlier.retain(|present| self.is_copy(present) || !self.resume(path, present, false, now));
         let mut current = current;
         if current.as_ref().is_some_and(|present| self.resume(path, present, true, now)) {
             current = None;
@@ -235,7 +235,9 @@ impl Follower {
         }
         self.find_orphans(path, &mut earlier, seen, now);
         for present in earlier {
-            self.meet_earlier(path, &present, now);
+            if !(self.is_copy(&present) && self.resume(path, &present, false, now)) {
+                self.meet_earlier(path, &present, now);
+            }
         }
         if let Some(present) = current {
             self.meet(path, &present, true, now);
@@ -328,6 +330,11 @@ impl Follower {
             Err(error) => self.deny(&present.path, &error),
         }
         true
+    }
+
+    /// A copy that is known is not read, but what it is a copy of may be lost by now.
+    fn is_copy(&self, present: &Present) -> bool {
+        self.closed.get(&key(&present.metadata)).is_some_and(|closed| closed.entry.copy)
     }
 
     /// Files that were known, and are not where they were: one of the unknown ones may hold what they held.

@@ -306,6 +306,21 @@ fn a_copy_is_not_followed() {
     world.kill();
     world.later(1);
     assert_eq!(world.texts(), ["1", "2", "3"]);
+    // Cut while nobody looks, with something in the copy that was not read: it is read from there.
+    world.append("b.log", "5\n");
+    world.run();
+    world.append("b.log", "6\n");
+    fs::copy(world.path("b.log"), world.path("b.log.1")).unwrap();
+    world.bus.room = 0;
+    world.step();
+    world.now += Duration::from_secs(2);
+    world.step();
+    world.kill();
+    world.bus.room = usize::MAX;
+    OpenOptions::new().write(true).truncate(true).open(world.path("b.log")).unwrap();
+    world.later(1);
+    assert_eq!(world.texts(), ["1", "2", "3", "5", "6"]);
+    world.bus.taken.truncate(3);
     // Now it is cut: what it had is read already.
     OpenOptions::new().write(true).truncate(true).open(world.path("a.log")).unwrap();
     world.append("a.log", "4\n");
