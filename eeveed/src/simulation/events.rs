@@ -101,7 +101,11 @@ impl World {
         if self.clients[at].session.is_none() {
             return;
         }
-        let filters = some_filters(&mut self.random);
+        let mut filters = some_filters(&mut self.random);
+        if self.plain {
+            filters.retain(|at| FILTERS[*at] != "hops>0");
+            filters.push(0);
+        }
         let window = [1_000_000, self.random.u64(0..20)][self.random.usize(0..2)];
         let asked = Subscribe {
             filters: filters.iter().map(|at| FILTERS[*at].to_owned()).collect(),
@@ -121,7 +125,7 @@ impl World {
     }
 
     fn subscribe_durable(&mut self, at: ClientNumber) {
-        let can = |client: &&Client| client.session.is_some() && self.is_durable();
+        let can = |client: &&Client| client.session.is_some() && self.is_durable() && !self.plain;
         let Some(client) = self.clients.get(at).filter(can) else { return };
         let name = Name { owner: client.source, name: NAMES[self.random.usize(0..NAMES.len())] };
         let window = [1_000_000, self.random.u64(0..20)][self.random.usize(0..2)];

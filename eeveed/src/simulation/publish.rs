@@ -29,7 +29,7 @@ impl World {
             0 => None,
             count => (self.random.u8(0..3) == 0).then(|| self.answerable[self.random.usize(0..count)]),
         };
-        let confirmed = self.random.u8(0..4) > 0;
+        let confirmed = self.random.u8(0..4) > 0 && !self.plain;
         let mut numbers = (0, 0);
         if confirmed && self.random.bool() {
             let which = self.random.usize(0..2);
@@ -41,8 +41,19 @@ impl World {
                 Unsent { epoch, sequence, headers: headers.clone(), document: document.clone(), refused: false };
             self.clients[at].outbox.push_back(unsent);
         }
-        let cause = cause.filter(|_| numbers.0 == 0);
-        self.send_publish(at, Sending { headers, document, cause, confirmed, numbers });
+        let cause = cause.filter(|_| numbers.0 == 0 && !self.plain);
+        let again = if self.plain { self.random.usize(0..4) } else { 0 };
+        for _ in 0..again {
+            // The same headers in a row; nothing else happens between.
+            if self.clients[at].session.is_none() || self.clients[at].credit == 0 {
+                return;
+            }
+            let (headers, document) = (headers.clone(), document.clone());
+            self.send_publish(at, Sending { headers, document, cause: None, confirmed: false, numbers: (0, 0) });
+        }
+        if self.clients[at].session.is_some() && self.clients[at].credit > 0 {
+            self.send_publish(at, Sending { headers, document, cause, confirmed, numbers });
+        }
     }
 
     /// Sends again what was not confirmed, in order: all of it after a reconnect, else what was refused.

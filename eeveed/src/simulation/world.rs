@@ -28,6 +28,8 @@ pub(super) enum Taken {
 }
 
 pub(super) struct World {
+    /// Nothing is durable and no filter looks at the envelope, so that most messages are plain (`core/plain.rs`).
+    pub(super) plain: bool,
     pub(super) random: fastrand::Rng,
     pub(super) trace: bool,
     pub(super) core: Core,
@@ -77,6 +79,7 @@ impl World {
         core.recover(now, disk.store.reopen(now.wall), &mut Vec::new());
         let speed = [10, 50, 90, 100][random.usize(0..4)];
         Self {
+            plain: random.u8(0..4) == 0,
             random,
             trace,
             core,
