@@ -20,6 +20,10 @@ impl World {
         self.read_direct();
         self.core.direct_bytes = 0;
         self.disk.set_trouble(Trouble::None);
+        if self.random.bool() {
+            // Who forgets what it has in hand gets it again when its time is over.
+            self.clients.iter_mut().for_each(|client| client.in_hand.clear());
+        }
         self.pass(Duration::from_millis(1500));
         self.look_around();
         for round in 0.. {
