@@ -90,8 +90,8 @@ pub(crate) struct Memo {
     last: u32,
 }
 
-/// Enough for a hundred thousand different headers; beyond it the memo starts anew.
-const BYTES_MAX: usize = 24 << 20;
+/// Enough for thirty thousand different headers; beyond it the memo starts anew. Nobody is charged for it.
+const BYTES_MAX: usize = 6 << 20;
 
 /// How long it rests when less than one message in four was found until it was full.
 const REST_MESSAGES: u32 = 1 << 20;
