@@ -64,7 +64,7 @@ const SMALL_BACKLOG: usize = 4 << 10;
 const DIRECT_BYTES: usize = 256 << 10;
 
 /// How many buffers are kept for the next output, and how large they may be.
-const SPARE_BUFFERS: usize = 8;
+const SPARE_BUFFERS: usize = 16;
 const SPARE_BYTES: usize = 256 << 10;
 
 /// The time of an event. The core never asks for it.
