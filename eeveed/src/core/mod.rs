@@ -61,11 +61,11 @@ use crate::config::Limits;
 const SMALL_BACKLOG: usize = 4 << 10;
 
 /// So much is put directly into what is written next to a session.
-const DIRECT_BYTES: usize = 256 << 10;
+const DIRECT_BYTES: usize = 1 << 20;
 
 /// How many buffers are kept for the next output, and how large they may be.
 const SPARE_BUFFERS: usize = 16;
-const SPARE_BYTES: usize = 256 << 10;
+const SPARE_BYTES: usize = 512 << 10;
 
 /// The time of an event. The core never asks for it.
 #[derive(Debug, Clone, Copy, Default)]
