@@ -7,12 +7,16 @@
 
 mod acknowledge;
 mod attach;
+mod begin;
 mod deliver;
 mod handover;
 mod journal;
+mod load;
 mod owner;
 pub(super) mod repeat;
 mod rest;
+mod room;
+mod spec;
 mod verbs;
 
 use std::cell::Cell;
@@ -28,7 +32,8 @@ use super::session::SessionKey;
 use super::share::Account;
 use super::storage::{Death, DurableKey, EntryNumber, Record};
 
-pub(super) use self::attach::{PAGE_BYTES, Spec};
+pub(super) use self::load::PAGE_BYTES;
+pub(super) use self::spec::Spec;
 pub(super) use self::deliver::Step;
 pub(super) use self::handover::SavedDurables;
 pub(crate) use self::journal::Journal;

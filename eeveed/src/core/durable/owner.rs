@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::attach::PAGE_BYTES;
+use super::load::PAGE_BYTES;
 use super::{Durable, Journal};
 use crate::core::share::Account;
 

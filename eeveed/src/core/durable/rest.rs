@@ -9,7 +9,8 @@ use libeevee::filter::Filter;
 use libeevee::wire::Nack;
 use serde::{Deserialize, Serialize};
 
-use super::attach::{DURABLE_BYTES, Spec};
+use super::begin::DURABLE_BYTES;
+use super::spec::Spec;
 use super::{Durable, Gone};
 use crate::core::Core;
 use crate::core::index::Slot;
