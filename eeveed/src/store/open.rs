@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
 
+use super::connection::{limit_pages, transaction};
 use super::error::{Failure, Meaning, OpenError, meaning};
 use super::mark::{FoundMark, Mark, Marks};
 use super::place::Place;
 use super::reserve::Reserve;
 use super::row::{Meta, write_meta};
+use super::state::State;
 use super::verify::{Trouble, migrate, recover, verify};
-use super::{Home, Options, State, Store, limit_pages, salvage, schema, transaction};
+use super::{Home, Options, Store, salvage, schema};
 use crate::core::storage::Recovered;
 
 /// A database below this has not even a first page.

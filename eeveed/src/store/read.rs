@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use rusqlite::{OptionalExtension, ToSql};
 
+use super::connection::transaction;
 use super::error::Failure;
 use super::row::{DEAD_COLUMNS, DeadRow, MESSAGE_COLUMNS, MessageRow, SIZE, bound, signed, unsigned};
 use super::schema::MESSAGE;
-use super::{Store, row, sum, transaction};
+use super::{Store, row, sum};
 use crate::core::storage::{Death, DurableKey, EntryNumber, Loaded, Page, Record, StorageError};
 
 /// A dead letter, with whose it is.

@@ -5,8 +5,8 @@ use libeevee::GapReason;
 use libeevee::wire::EncodedDocument;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::State;
 use super::schema::{DEAD, MESSAGE};
+use super::state::State;
 use super::sum::{RowSum, changing, element};
 use crate::core::storage::{Death, DurableKey, EntryNumber, Record};
 

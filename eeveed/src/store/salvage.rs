@@ -9,14 +9,15 @@ use std::collections::BTreeSet;
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, Row, params_from_iter};
 
+use super::Options;
 use super::error::OpenError;
 use super::mark::Mark;
 use super::open::list;
 use super::place::Place;
 use super::row::{read_meta, unsigned, write_meta};
 use super::schema::{self, DEAD, MESSAGE, PUBLISHER, SUBSCRIPTION, TABLES, Table};
+use super::state::State;
 use super::sum::{RowSum, changing, element};
-use super::{Options, State};
 
 /// Entries that may have been given away after the last mark and are known to nobody now.
 const UNKNOWN_ENTRIES: u64 = 1 << 20;

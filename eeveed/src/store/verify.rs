@@ -6,10 +6,10 @@ use std::sync::Arc;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Error, Row};
 
-use super::State;
 use super::error::{Meaning, meaning};
 use super::row::{Meta, SIZE, read_meta, unsigned};
 use super::schema::{self, APPLICATION_ID, TABLES, Table};
+use super::state::State;
 use super::sum::{RowSum, element};
 use crate::core::storage::{DurableKey, PublisherRow, Recovered, RecoveredSubscription, SubscriptionRow};
 

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::super::{Options, Store};
+use super::generator::*;
 use super::model::*;
 use crate::core::storage::*;
 

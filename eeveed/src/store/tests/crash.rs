@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::Store;
 use super::cuts::scratch;
+use super::generator::*;
 use super::model::*;
 
 #[test]

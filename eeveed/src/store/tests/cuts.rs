@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::super::{Options, Store};
+use super::generator::*;
 use super::model::*;
 use crate::core::storage::*;
 

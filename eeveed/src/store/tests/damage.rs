@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::Store;
 use super::cuts::scratch;
+use super::generator::*;
 use super::model::*;
 use crate::core::storage::*;
 

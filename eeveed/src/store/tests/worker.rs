@@ -7,6 +7,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use super::super::Store;
 use super::super::mark::FoundMark;
 use super::super::worker::{Answer, Worker};
+use super::generator::*;
 use super::model::*;
 use crate::core::storage::*;
 
