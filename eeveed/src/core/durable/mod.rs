@@ -32,12 +32,12 @@ use super::session::SessionKey;
 use super::share::Account;
 use super::storage::{Death, DurableKey, EntryNumber, Record};
 
-pub(super) use self::load::PAGE_BYTES;
-pub(super) use self::spec::Spec;
 pub(super) use self::deliver::Step;
 pub(super) use self::handover::SavedDurables;
 pub(crate) use self::journal::Journal;
 pub(super) use self::journal::{Confirm, Enqueue, is_committing};
+pub(super) use self::load::PAGE_BYTES;
+pub(super) use self::spec::Spec;
 pub(crate) use self::verbs::Scope;
 
 /// Nobody: the session of a durable subscription that none is attached to.
