@@ -106,6 +106,9 @@ fn reason(error: &io::Error) -> String {
         Some(nix::libc::EACCES) => {
             "it may not be executed: chmod 755, and a folder that everybody may enter".to_owned()
         }
+        Some(nix::libc::E2BIG) => {
+            "its arguments in run = and its environment are together more than the kernel hands over".to_owned()
+        }
         _ => error.to_string(),
     }
 }

@@ -14,6 +14,9 @@ const PER_SECOND: u32 = 20;
 /// The longest text of one entry, in bytes.
 pub(crate) const TEXT_BYTES_MAX: usize = 2048;
 
+/// Stands for the rest of a text that is longer.
+pub(crate) const CUT_MARK: &str = " [...]";
+
 /// Where all that a program says goes, by its standard error or by `log`, and what this operator has to say about it. A
 /// program that floods the one does not hide the other.
 pub(crate) struct Journal {
@@ -58,13 +61,13 @@ impl Journal {
             return;
         }
         self.tell_refused();
-        let end = text.floor_char_boundary(TEXT_BYTES_MAX.min(text.len()));
-        let text = escape_for_terminal(&text[..end]);
+        let more = if text.len() > TEXT_BYTES_MAX { CUT_MARK } else { "" };
+        let text = escape_for_terminal(cut(text, TEXT_BYTES_MAX));
         self.log(|| match level {
-            0..=3 => tracing::error!(eevee.message = message, "{text}"),
-            4 => tracing::warn!(eevee.message = message, "{text}"),
-            5 | 6 => tracing::info!(eevee.message = message, "{text}"),
-            _ => tracing::debug!(eevee.message = message, "{text}"),
+            0..=3 => tracing::error!(eevee.message = message, "{text}{more}"),
+            4 => tracing::warn!(eevee.message = message, "{text}{more}"),
+            5 | 6 => tracing::info!(eevee.message = message, "{text}{more}"),
+            _ => tracing::debug!(eevee.message = message, "{text}{more}"),
         });
     }
 
@@ -72,7 +75,14 @@ impl Journal {
     pub(crate) fn warns(&self, text: &str, message: Option<u64>) {
         if self.own.borrow_mut().allows() {
             self.tell_refused();
-            self.log(|| tracing::warn!(eevee.message = message, "{}", escape_for_terminal(text)));
+            // It may repeat what the program said.
+            let text = escape_for_terminal(cut(text, TEXT_BYTES_MAX));
+            self.log(|| tracing::warn!(eevee.message = message, "{text}"));
         }
     }
+}
+
+/// The beginning of a text, in whole characters.
+pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
 }

@@ -17,6 +17,8 @@ pub(crate) use self::text::Texts;
 const FILTERS_MAX: usize = 64;
 /// The longest command; connectors recognise no longer one.
 const COMMAND_BYTES_MAX: usize = libeevee::chat::COMMAND_BYTES_MAX;
+/// Linux's MAX_ARG_STRLEN, without the NUL at the end.
+const ARGUMENT_BYTES_MAX: usize = (128 << 10) - 1;
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// A little less than the 30 s after which the bus would try again by itself.
@@ -132,6 +134,12 @@ impl ExecSettings {
         for (at, text) in self.run.iter().enumerate() {
             if text.contains('\0') {
                 return Err(file.error(&self.run.place("settings.run", at), "no argument can have a NUL character"));
+            }
+            if text.len() > ARGUMENT_BYTES_MAX {
+                let message =
+                    format!("{} bytes: the kernel takes arguments of at most {ARGUMENT_BYTES_MAX}", text.len());
+                let help = "a file that the program reads, or [settings.program] in mode = \"stream\"";
+                return Err(file.error(&self.run.place("settings.run", at), message).help(help));
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tokio::process::ChildStderr;
 use tokio::task::JoinHandle;
 
-use crate::journal::{Journal, TEXT_BYTES_MAX};
+use crate::journal::{CUT_MARK, Journal, TEXT_BYTES_MAX};
 use crate::lines::Lines;
 
 /// The level of a line that names none.
@@ -33,7 +33,7 @@ impl Drop for Follower {
 }
 
 async fn follow(stderr: ChildStderr, journal: Rc<Journal>, message: Option<u64>) {
-    let mut lines = Lines::new(stderr, TEXT_BYTES_MAX);
+    let mut lines = Lines::new(stderr, TEXT_BYTES_MAX - CUT_MARK.len());
     let mut count = 0_u32;
     loop {
         match lines.next().await {
@@ -41,7 +41,7 @@ async fn follow(stderr: ChildStderr, journal: Rc<Journal>, message: Option<u64>)
                 let text = String::from_utf8_lossy(&line.bytes);
                 let (level, text) = level(text.trim_end());
                 if !text.is_empty() {
-                    let more = if line.is_cut { " [...]" } else { "" };
+                    let more = if line.is_cut { CUT_MARK } else { "" };
                     journal.says(level, &format!("{text}{more}"), message);
                 }
             }

@@ -58,10 +58,20 @@ fn mistakes_are_shown_at_their_place() {
         ("run = \"/a\"\ncommand = \"a\"\ncredentials = [\"hunter2\"]", "exec.toml:4:16: a secret cannot stand in"),
         ("run = \"/a\"\ncommand = \"a\"\ncredentials = [\"credential:bus-token\"]", "exec.toml:4:16: bus-token proves"),
         ("run = \"/a\"\ncomand = \"a\"", "exec.toml:3:1: unknown key `comand`"),
+        ("run = \"/a\"\nsubscribe = \"*\"\nusage = \"x\"", "exec.toml:4:9: usage is of a command, and there is none"),
+        ("run = \"/a\"\ncommand = \"a\"\nusage = \"\"", "exec.toml:4:9: usage is one line of 1 to 200 characters"),
+        ("run = \"/a\"\ncommand = \"a\"\nabout = \"x\\ny\"", "exec.toml:4:9: about is one line of 1 to 200 characters"),
     ] {
         let said = parse(text).unwrap_err();
         assert!(said.starts_with(expected), "{text}: {said}");
     }
+}
+
+#[test]
+fn an_argument_that_the_kernel_does_not_take_is_a_mistake() {
+    let of = |bytes: usize| parse(&format!("run = [\"/a\", \"{}\"]\ncommand = \"a\"", "x".repeat(bytes)));
+    assert!(of(131_071).is_ok());
+    assert!(of(131_072).unwrap_err().starts_with("exec.toml:2:14: 131072 bytes: the kernel takes"));
 }
 
 #[test]

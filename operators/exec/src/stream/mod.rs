@@ -26,7 +26,7 @@ use crate::child;
 use crate::command_mode::lost;
 use crate::credentials::Credentials;
 use crate::descendants::Descendants;
-use crate::journal::Journal;
+use crate::journal::{Journal, cut};
 use crate::settings::ExecSettings;
 use crate::subscription::{Subscription, described};
 use crate::until;
@@ -40,6 +40,8 @@ const FLUSH_WITHIN: Duration = Duration::from_millis(1500);
 /// Before a program that ended is started again: the first time, and at most.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// What is kept of the status that a program gives; libeevee shows less.
+const STATUS_BYTES_MAX: usize = 1024;
 /// A program that lived so long has not failed at its start.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
@@ -366,7 +368,7 @@ impl Work<'_> {
     }
 
     fn set_status(&mut self, text: &str) {
-        self.says = Some(escape_for_terminal(text.trim()).into_owned());
+        self.says = Some(escape_for_terminal(cut(text.trim(), STATUS_BYTES_MAX)).into_owned());
     }
 }
 

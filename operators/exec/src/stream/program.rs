@@ -40,6 +40,8 @@ pub(super) struct Program {
     /// When it last took anything, or had nothing to take.
     moved: Instant,
     stdout: Option<Lines<ChildStdout>>,
+    /// Which pipes it closed, and when that is told: one that ends closes both a moment before.
+    closed: Vec<(&'static str, Instant)>,
     errors: Follower,
     pub(super) started: Instant,
     status: Option<ExitStatus>,
@@ -91,6 +93,7 @@ impl Program {
             closes: false,
             moved: now,
             stdout: Some(Lines::new(stdout, LINE_BYTES_MAX)),
+            closed: Vec::new(),
             errors: Follower::new(stderr, Rc::clone(journal), None),
             started: now,
             status: None,
@@ -171,14 +174,13 @@ impl Program {
             let is_written = self.unread.is_empty();
             // What it said before its end is not lost while nobody may listen.
             let due = if self.status.is_some() && !listens { None } else { self.due };
+            let closed = self.closed.first().filter(|_| !self.is_ending()).map(|(_, due)| *due);
             tokio::select! {
                 line = next_line(&mut self.stdout), if listens && self.stdout.is_some() => match line {
                     Some(line) => return Did::Say(line),
                     None => {
                         self.stdout = None;
-                        if self.status.is_none() && self.ending.is_none() {
-                            return Did::Close("output");
-                        }
+                        self.closed.push(("output", Instant::now() + DRAIN_WITHIN));
                     }
                 },
                 written = write(&mut self.stdin, &mut self.unread), if !is_written && self.stdin.is_some() => {
@@ -186,9 +188,7 @@ impl Program {
                     if written.is_err() {
                         self.stdin = None;
                         self.unread.clear();
-                        if self.status.is_none() && self.ending.is_none() {
-                            return Did::Close("input");
-                        }
+                        self.closed.push(("input", Instant::now() + DRAIN_WITHIN));
                     }
                 },
                 status = self.process.wait(), if self.status.is_none() => {
@@ -196,6 +196,7 @@ impl Program {
                     self.status = Some(status.unwrap_or_default());
                     self.due = Some(Instant::now() + DRAIN_WITHIN);
                 },
+                () = until(closed) => return Did::Close(self.closed.remove(0).0),
                 () = until(due) => self.is_due(),
             }
         }

@@ -11,10 +11,14 @@ use tokio::time::Instant;
 use super::Work;
 use crate::child;
 use crate::credentials::Credentials;
+use crate::journal::cut;
 use crate::settings::{ExecSettings, Mode};
 
 /// How long the program has for its answer. The bus waits longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// What is passed on of its reason to refuse, which is for a person.
+const WHY_BYTES_MAX: usize = 2048;
 
 /// A question that the program has not answered.
 pub(super) struct Asking {
@@ -63,7 +67,8 @@ impl Work<'_> {
     }
 
     pub(super) fn on_refuse(&mut self, why: &str) {
-        self.refuse_asking(&format!("the program refuses the new settings: {}", escape_for_terminal(why)));
+        let why = escape_for_terminal(cut(why, WHY_BYTES_MAX));
+        self.refuse_asking(&format!("the program refuses the new settings: {why}"));
         self.is_unanswered = false;
     }
 

@@ -5,6 +5,7 @@ use libeevee::{Nack, Outgoing};
 
 use super::Work;
 use crate::answer;
+use crate::journal::{TEXT_BYTES_MAX, cut};
 use crate::lines::Line;
 use crate::stream::program::{LINE_BYTES_MAX, Program};
 
@@ -57,7 +58,8 @@ impl Work<'_> {
             }
             ProgramLine::Ack(id) => self.settle(line, "ack", id, None),
             ProgramLine::Nack { id, reason } => {
-                let reason = reason.unwrap_or_else(|| "the program gave no reason".to_owned());
+                // Copied: of a reason of megabytes nothing stays but what the bus keeps.
+                let reason = reason.as_deref().map_or("the program gave no reason", |why| cut(why, TEXT_BYTES_MAX));
                 self.settle(line, "nack", id, Some(Nack::again(reason)));
             }
             ProgramLine::Log { text, level } => {

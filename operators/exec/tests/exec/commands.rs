@@ -263,6 +263,95 @@ async fn a_command_is_answered_once_over_a_kill() {
     assert!(place.is_silent(Duration::from_millis(500)).await);
 }
 
+/// What people write never becomes an argument, however it begins.
+#[tokio::test]
+async fn what_begins_with_a_dash_is_no_option() {
+    let mut place = place("#!/bin/sh\necho \"$# <$(cat)>\"\n").await;
+    for text in ["--help", "-rf /", "-", "--", "- -e x"] {
+        place.asks(&format!("!do {text}"), &format!("0 <{text}>")).await;
+    }
+}
+
+/// As many and as long as headers can be; one more of anything the bus refuses.
+#[tokio::test]
+async fn the_largest_environment_that_headers_can_make() {
+    let script = "#!/bin/sh\nenv | grep -c '^EEVEE_HEADER_X[0-9]*=v*$' >\"$STATE_DIRECTORY/count\"\n";
+    let place = Place::new("run = \"DIR/program\"\nsubscribe = \"type=x\"\n", &[("program", script)]).await;
+    let names: Vec<String> = (0..63).map(|n| format!("x{n:063}")).collect();
+    let long = "v".repeat(1024);
+    let mut headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), long.as_str())).collect();
+    headers.push(("type", "x"));
+    place.irc.publish_confirmed(document(&headers, "")).await.unwrap();
+    place.until("count", || std::fs::read_to_string(place.path("state/count")).is_ok_and(|text| text == "63\n")).await;
+}
+
+/// More than the kernel takes: not started, told, and everything else goes on.
+#[tokio::test]
+async fn arguments_that_no_process_can_have() {
+    let long = format!("\"{}\"", "a".repeat(100_000));
+    let many = vec![long.as_str(); 9].join(", ");
+    // What a process may have follows the limit of its stack, which the program's parent has as well.
+    let settings = format!("run = [\"/bin/sh\", \"-c\", \"ulimit -s\", {many}]\ncommand = \"do\"\n");
+    let mut place = Place::new(&settings, &[]).await;
+    place.say("!do it").await;
+    let answer = place.answer().await;
+    assert!(answer.text().is_some_and(|text| !text.is_empty()), "900 KB is within the bounds");
+    place.settings(&settings.replacen(&long, &format!("\"{}\"", "a".repeat(131_072)), 1));
+    let refused = place.control("reload").await.unwrap_err().to_string();
+    assert!(refused.contains("131072 bytes: the kernel takes arguments of at most 131071"), "{refused}");
+}
+
+/// A halt takes nothing away from a run; it is over when the run is.
+#[tokio::test]
+async fn a_run_outlives_a_halt_and_nothing_else_begins() {
+    let script = "#!/bin/sh\necho x >>\"$STATE_DIRECTORY/began\"\nsleep 1.5\necho finished\n";
+    let mut place = place(script).await;
+    let began = || std::fs::read_to_string(place.path("state/began")).unwrap_or_default().lines().count();
+    place.say("!do it").await;
+    place.until("run", || began() == 1).await;
+    place.control("halt").await.unwrap();
+    place.say("!do it again").await;
+    assert_ne!(place.status().await["state"], "halted", "with a run in hand");
+    place.answers("finished").await;
+    place.is("halted").await;
+    assert!(place.is_silent(Duration::from_millis(700)).await);
+    assert_eq!(std::fs::read_to_string(place.path("state/began")).unwrap().lines().count(), 1);
+    // A restart finds it halted, and nothing begins either.
+    place.stop().await;
+    place.start();
+    place.is("halted").await;
+    place.control("resume").await.unwrap();
+    place.answers("finished").await;
+}
+
+#[tokio::test]
+async fn one_that_closes_everything_and_one_with_a_nul() {
+    let script = "#!/bin/sh\nread -r word\ncase $word in\nclose) exec <&- >&- 2>&-; sleep 0.5;;\n\
+                  nul) printf 'a\\000b\\n';;\n*) printf 'bad \\377 on stderr\\n' >&2; echo good;;\nesac\n";
+    let mut place = place(script).await;
+    place.say("!do close").await;
+    // It is the connector that knows what its network can say.
+    place.asks("!do nul", "a\0b").await;
+    place.asks("!do it", "good").await;
+    place.logs("bad \u{fffd} on stderr").await;
+    place.settled().await;
+    assert!(!place.log().contains("is not done"), "{}", place.log());
+}
+
+/// A gigabyte where an answer belongs, by one that does not listen either.
+#[tokio::test]
+async fn an_answer_of_a_gigabyte() {
+    let script = "#!/bin/sh\nread -r word\n[ \"$word\" = long ] || { echo good; exit; }\n\
+                  trap '' TERM PIPE\nhead -c 1073741824 /dev/zero | tr '\\0' x\nsleep 4714.MARK\n";
+    let mut place = place(script).await;
+    place.say("!do long").await;
+    place.logs("printed more than 65536 bytes, and was ended").await;
+    place.until_dead("65536").await;
+    place.asks("!do it", "good").await;
+    place.until("end of it", || place.processes("sleep 4714.MARK").is_empty()).await;
+    assert!(place.memory_kib() < 64 << 10, "{} KiB", place.memory_kib());
+}
+
 #[tokio::test]
 async fn a_request_is_answered_to_who_asked() {
     let place = Place::new("run = [\"/bin/sh\", \"-c\", \"tr a-z A-Z\"]\nsubscribe = \"type=shout\"\n", &[]).await;
