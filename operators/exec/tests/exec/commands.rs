@@ -289,7 +289,7 @@ async fn the_largest_environment_that_headers_can_make() {
 #[tokio::test]
 async fn arguments_that_no_process_can_have() {
     let long = format!("\"{}\"", "a".repeat(100_000));
-    let many = vec![long.as_str(); 9].join(", ");
+    let many = [long.as_str(); 9].join(", ");
     // What a process may have follows the limit of its stack, which the program's parent has as well.
     let settings = format!("run = [\"/bin/sh\", \"-c\", \"ulimit -s\", {many}]\ncommand = \"do\"\n");
     let mut place = Place::new(&settings, &[]).await;

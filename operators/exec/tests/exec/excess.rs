@@ -118,9 +118,7 @@ for line in sys.stdin:
         [("type", "work"), ("direction", "in"), ("platform", "irc"), ("network", "test"), ("channel", "#here")];
     place.irc.publish_confirmed(document(&headers, "x")).await.unwrap();
     place.settled().await;
-    let module = format!(
-        "run = [\"/usr/bin/env\", \"python3\", \"DIR/program\"]\nmode = \"stream\"\nsubscribe = \"type=work\"\n"
-    );
+    let module = STREAM.replace("\"/bin/sh\"", "\"/usr/bin/env\", \"python3\"");
     place.settings(&format!("{module}{settings}[settings.program]\nx = 1\n"));
     let began = std::time::Instant::now();
     let refused = place.control("reload").await.unwrap_err().to_string();
