@@ -249,7 +249,8 @@ pub(crate) struct Page {
     pub(crate) entries: Vec<Loaded>,
     /// Whether there are more behind them.
     pub(crate) more: bool,
-    /// Entries whose bytes are not what was written: (entry, id as far as it can be read, size). They are deleted already.
+    /// Entries whose bytes are not what was written: (entry, id as far as it can be read, size). Who is told of
+    /// them acknowledges them.
     pub(crate) damaged: Vec<(EntryNumber, u64, u64)>,
 }
 

@@ -137,6 +137,14 @@ impl Store {
         self.reserve.pages = pages;
     }
 
+    /// The bytes of a stored message are no longer what was written.
+    #[cfg(test)]
+    pub(crate) fn spoil(&mut self, id: u64) {
+        let connection = self.connection.as_ref().expect("a store that was written to");
+        let sql = "UPDATE message SET document = zeroblob(length(document)) WHERE id = ?";
+        assert!(connection.execute(sql, (row::signed(id),)).expect("an update") > 0);
+    }
+
     /// The number of the last batch that was committed.
     #[cfg(test)]
     pub(crate) fn batch(&self) -> u64 {

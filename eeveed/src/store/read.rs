@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 
 use rusqlite::{OptionalExtension, ToSql};
 
-use super::connection::transaction;
+use super::Store;
 use super::error::Failure;
-use super::row::{DEAD_COLUMNS, DeadRow, MESSAGE_COLUMNS, MessageRow, SIZE, bound, signed, unsigned};
-use super::schema::MESSAGE;
-use super::{Store, row, sum};
+use super::row::{DEAD_COLUMNS, DeadRow, MESSAGE_COLUMNS, MessageRow, SIZE, bound, unsigned};
 use crate::core::storage::{Death, DurableKey, EntryNumber, Loaded, Page, Record, StorageError};
 
 /// A dead letter, with whose it is.
@@ -34,7 +32,8 @@ pub(crate) struct DeadPage {
 
 impl Store {
     /// The entries of a subscription above `after`, at most so many messages and (beyond the first) so many bytes of
-    /// [`Record::size`]. Rows that are not what was written are deleted and named.
+    /// [`Record::size`]. Rows that are not what was written are named, and stay until they are acknowledged: somebody has to
+    /// be told of them first.
     ///
     /// # Errors
     /// As [`commit`](Store::commit).
@@ -74,37 +73,7 @@ impl Store {
             }
             Ok(page)
         })?;
-        let page = page.unwrap_or_default();
-        if !page.damaged.is_empty() {
-            self.delete_damaged(&page.damaged)?;
-        }
-        Ok(page)
-    }
-
-    /// The digest loses what the row says of itself. If that was damaged, too, the next start finds the digest wrong and
-    /// says so: that is better than a sum that was made to fit.
-    fn delete_damaged(&mut self, damaged: &[(EntryNumber, u64, u64)]) -> Result<(), StorageError> {
-        let mut next = self.state.clone();
-        let steps = self.options.steps.len();
-        let deleted = self.look(|connection| {
-            transaction(connection, |connection| {
-                for (entry, _, _) in damaged {
-                    let crc = connection
-                        .prepare_cached("DELETE FROM message WHERE entry = ? RETURNING crc")?
-                        .query_row((signed(*entry),), |row| Ok(row.get::<_, u32>(0).unwrap_or(0)))
-                        .optional()?;
-                    if let Some(crc) = crc {
-                        next.digest = next.digest.wrapping_sub(sum::element(&MESSAGE, signed(*entry), crc));
-                    }
-                }
-                row::write_meta(connection, &next, steps)?;
-                Ok(next)
-            })
-        })?;
-        if let Some(next) = deleted {
-            self.state = next;
-        }
-        Ok(())
+        Ok(page.unwrap_or_default())
     }
 
     /// Since when the oldest message of each subscription waits, in the store's time; of those in which one does.

@@ -154,12 +154,20 @@ impl Core {
         self.offer(now, slot);
     }
 
+    /// Tells one whose bytes on disk have changed, and has it deleted: only when that is written it is gone, so that it is
+    /// found again by whoever looks before. What is done with already, or whole in memory, is not lost by it.
     fn lose_damaged(&mut self, slot: Slot, entry: EntryNumber, id: u64, bytes: u64) {
+        let batch = self.journal.next_number();
         let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
+        durable.loaded = durable.loaded.max(entry);
+        if durable.gone.contains_key(&entry) || durable.is_delivered(entry) {
+            return;
+        }
         durable.messages = durable.messages.saturating_sub(1);
         durable.shrink(&mut self.journal.store_bytes, bytes.min(durable.bytes));
-        durable.loaded = durable.loaded.max(entry);
         durable.undone.remove(&entry);
+        durable.gone.insert(entry, Gone { batch, bytes, dead: false, removed: false });
+        self.journal.write_of(durable.key, Write::Acknowledge { entry });
         self.tell_gap(slot, id, GapReason::Damaged);
         let text = format!("durable message {id} cannot be read any more and is lost: its bytes on disk have changed");
         self.log_store(tracing::Level::ERROR, text);

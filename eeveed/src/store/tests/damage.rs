@@ -274,7 +274,7 @@ fn a_row_that_went_bad_while_believed_is_never_given_out() {
     assert_eq!(page.damaged, [(bad, was.record.id, was.record.size())]);
     let given = page.entries.iter().all(|loaded| generator.content.messages[&loaded.entry].1 == *loaded);
     assert!(given && !page.more);
-    assert_eq!(store.load(*durable, 0, u64::MAX, u64::MAX).unwrap().damaged, [], "it is deleted");
+    assert_eq!(store.load(*durable, 0, u64::MAX, u64::MAX).unwrap(), page, "it stays until somebody was told");
 
     let dead = recovered.subscriptions.iter().map(|subscription| subscription.dead).sum::<u64>();
     let die = Write::DieOldest {
@@ -284,7 +284,7 @@ fn a_row_that_went_bad_while_believed_is_never_given_out() {
         bytes: 0,
         death: death(libeevee::GapReason::QueueFull, ""),
     };
-    let writes = vec![die, Write::Die { entry: bad, death: death(libeevee::GapReason::DeadLetter, "") }];
+    let writes = vec![die, Write::Acknowledge { entry: bad }];
     let did = store.commit(&Batch { number: batch + 1, time_ms: 0, wall: 0, writes }).unwrap();
     assert_eq!(did.died.len(), 1);
     assert_eq!((did.died[0].entry, did.died[0].reason), (dying, libeevee::GapReason::Damaged));

@@ -2,6 +2,7 @@
 
 mod acknowledge;
 mod bounds;
+mod damage;
 mod deliver;
 mod disk;
 
