@@ -10,11 +10,13 @@ mod exec;
 mod faults;
 mod halt;
 mod harness;
+mod help;
 mod identity;
 mod ids;
 mod logfile;
 mod outage;
 mod package;
+mod record;
 mod reload;
 mod restart;
 
@@ -31,6 +33,8 @@ fn main() {
         outage::scenarios(),
         durable::scenarios(),
         exec::scenarios(),
+        help::scenarios(),
+        record::scenarios(),
         restart::scenarios(),
         package::scenarios(),
     ]

@@ -75,6 +75,7 @@ impl Show<'_> {
         self.configure()?;
         self.enable()?;
         self.converse()?;
+        self.help()?;
         self.add_channel()?;
         self.make_a_mistake()?;
         self.halt_and_resume()?;
@@ -145,6 +146,15 @@ impl Show<'_> {
              filter is command=dice, and dice's answer to irc, whose filter is direction=out.",
         );
         Ok(())
+    }
+
+    fn help(&self) -> Result<()> {
+        self.stage.title("A third operator tells people what there is");
+        self.type_ok("cp /usr/share/eevee/examples/help.toml /etc/eevee/modules.d/")?;
+        self.type_ok("eeveectl enable --now help")?;
+        self.told("!help", "commands: dice, help, status")?;
+        self.told("eevee: help dice", "eevee: dice [2d6+1]")?;
+        self.told("!status", "dice up, help up, irc up")
     }
 
     fn add_channel(&self) -> Result<()> {
@@ -245,6 +255,18 @@ impl Show<'_> {
         self.answered(channel, dice)
     }
 
+    /// Asks for something that is answered by a notice, to who asked alone.
+    fn told(&self, asked: &str, begin: &str) -> Result<()> {
+        self.say(CHANNEL, asked)?;
+        let notice = format!(" NOTICE {PERSON} :");
+        let is_notice = |line: &str| event(line, "NOTICE") && line.contains(&notice);
+        let line = self.person()?.expect_within(ANSWER, &format!("an answer to {asked:?}"), is_notice)?;
+        let (_, text) = line.split_once(&notice).context("no notice")?;
+        self.stage.chat(&format!("-{BOT}- {text}"));
+        ensure!(text.starts_with(begin), "{asked:?} has to be answered by {begin:?}");
+        Ok(())
+    }
+
     fn answered(&self, channel: &str, dice: &str) -> Result<()> {
         let begin = format!("{PERSON}: {dice} = ");
         let answer = self.person()?.expect_message_within(ANSWER, BOT, channel, |text| text.starts_with(&begin))?;
@@ -317,7 +339,9 @@ fn irc_file(server: &str, pin: &str) -> String {
     format!(
         "kind = \"irc\"\n\n[bus]\nmay-publish = [\"direction=in,platform=irc\"]\n\
          may-receive = [\"direction=out,platform=irc,network=demo\"]\n\n[settings]\nnetwork = \"demo\"\n\
-         server = \"{server}\"\ntls-pin = \"{pin}\"\nnick = \"{BOT}\"\nchannels = [\"{CHANNEL}\"]\n"
+         server = \"{server}\"\ntls-pin = \"{pin}\"\nnick = \"{BOT}\"\nchannels = [\"{CHANNEL}\"]\n\
+         # So many commands at once a person may give here, then one in this time; by default 10 and 2 s.\n\
+         limits = {{ burst = 100, every = \"100 ms\" }}\n"
     )
 }
 
