@@ -23,6 +23,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         exec_wedged_program_is_replaced,
         exec_says_what_is_wrong,
         exec_leaves_nothing_behind,
+        exec_harms_nobody_else,
     ]
 }
 
@@ -402,5 +403,57 @@ fn exec_leaves_nothing_behind(m: &Machine) -> Result<()> {
     ensure!(nobody_sleeps(), "something was left");
     let result = m.property(&fork.unit(), "Result")?;
     ensure!(result == "success", "the stop ended with {result}");
+    Ok(())
+}
+
+/// A program has its operator's user, and can kill it. It is started again as any other, and nobody else notices.
+fn exec_harms_nobody_else(m: &Machine) -> Result<()> {
+    let (_server, person) = start(m)?;
+    m.run_ok(&["systemctl", "enable", "--now", "--quiet", bot::DICE])?;
+    let script = "#!/bin/sh\nread -r word number\n[ \"$EEVEE_ATTEMPT\" = 1 ] || { echo \"$word $number again\"; exit; }\n\
+        case $word in\nkill) kill -KILL $PPID; sleep 100;;\nevery) kill -KILL -1; sleep 100;;\n\
+        flood) yes 'a line for the journal' | head -n 2000000 >&2; head -c 300000000 /dev/zero >&2;;\n\
+        fill) head -c 100000000 /dev/zero;;\n\
+        paths) for path in /etc/shadow /var/lib/eevee/x /run/eevee/state /root/x; do cat $path && echo read; touch $path && echo written; done;;\n\
+        bus) systemctl stop eeveed eevee-op@dice; systemctl start eevee-op@irc; kill -KILL 1;;\n\
+        esac\necho \"$word $number $?\"\n";
+    m.write("/usr/local/lib/eevee/evil", script, 0o755)?;
+    let evil = Program::new(m, "evil", "evil", ("hello N", "hello N"));
+    evil.configure("run = \"/usr/local/lib/eevee/evil\"\ncommand = \"evil\"")?;
+    evil.enable()?;
+    let others = || -> Result<Vec<String>> {
+        ["eeveed.service", bot::IRC, bot::DICE].iter().map(|unit| m.property(unit, "MainPID")).collect()
+    };
+    let before = others()?;
+    for word in ["kill", "every"] {
+        let pid = evil.pid()?;
+        person.say(CHANNEL, &format!("!evil {word} 1"))?;
+        m.wait_until("another process", JOIN, || evil.pid().is_ok_and(|now| now != pid && now != "0"))?;
+        answered(&person, &format!("{word} 1 again")).context("what was in hand")?;
+        evil.answers(&person)?;
+        bot::converse(&person)?;
+        m.run_ok(&["eeveectl", "status", "evil"])?.expect_text("SIGKILL")?;
+    }
+    // It takes nothing of anybody else's, and ends nobody.
+    for word in ["paths", "bus"] {
+        person.say(CHANNEL, &format!("!evil {word} 2"))?;
+        let answer =
+            person.expect_message_within(JOIN, BOT, CHANNEL, |text| text.starts_with(word) || text == "read")?;
+        ensure!(answer.starts_with(&format!("{word} 2 ")) && answer != format!("{word} 2 0"), "{answer:?}");
+    }
+    person.say(CHANNEL, "!evil flood 3")?;
+    answered(&person, "flood 3 0")?;
+    person.say(CHANNEL, "!evil fill 4")?;
+    m.wait_for("the end of it", JOIN, || {
+        let journal = m.journal(&evil.unit())?;
+        ensure!(journal.contains("printed more than 65536 bytes"), "{} bytes", journal.len());
+        // Of two million lines, a few hundred; and how many are missing.
+        ensure!(journal.lines().count() < 3000, "{} lines", journal.lines().count());
+        ensure!(journal.contains("more entries of the program were left out"), "nothing was left out");
+        Ok(())
+    })?;
+    bot::converse(&person)?;
+    evil.answers(&person)?;
+    ensure!(others()? == before, "others were restarted: {before:?}, now {:?}", others()?);
     Ok(())
 }
