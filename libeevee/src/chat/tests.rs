@@ -134,6 +134,32 @@ fn an_answer_goes_where_the_message_came_from() {
 }
 
 #[test]
+fn an_aside_bothers_as_few_as_the_platform_allows() {
+    let heard = |platform, user| {
+        Event::new(kind::MESSAGE, platform, "net")
+            .channel("#here")
+            .user(user)
+            .remote_id(Some("abc"))
+            .with(key::THREAD, "t")
+    };
+    let all = |document: Document| {
+        let answer = aside(&message(document), "x").unwrap();
+        let value = |key| answer.headers.get(key).unwrap_or("-").to_owned();
+        assert_eq!((value("direction"), answer.text()), ("out".into(), Some("x")));
+        [key::TYPE, key::CHANNEL, key::PRIVATE, key::THREAD].map(value).join(" ")
+    };
+    assert_eq!(all(heard("irc", "goos").document("")), "chat.notice goos 1 t");
+    // Elsewhere a display name is no address.
+    assert_eq!(all(heard("matrix", "goos").document("")), "chat.notice #here - t");
+    assert_eq!(all(heard("irc", "").document("")), "chat.notice #here - t");
+    let private = |platform| Event::new(kind::MESSAGE, platform, "net").private("goos").user("goos").document("");
+    assert_eq!(all(private("irc")), "chat.notice goos 1 -");
+    assert_eq!(all(private("xmpp")), "chat.notice goos 1 -");
+    let elsewhere = message(Document::new([("platform", "irc"), ("network", "x"), ("user", "goos")], "").unwrap());
+    assert_eq!(aside(&elsewhere, "").unwrap_err(), NotChat { id: 7, missing: "channel" });
+}
+
+#[test]
 fn a_lying_args_at_reads_as_no_arguments() {
     for at in ["99", "2", "-1", "x"] {
         let lie = message(Document::new([("args-at", at)], "!ü").unwrap());

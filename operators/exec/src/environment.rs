@@ -16,7 +16,7 @@ const PREFIX: &str = "EEVEE_";
 const INHERITED: [&str; 2] = ["EEVEE_BUS", "EEVEE_CONFIG"];
 
 /// The headers of the vocabulary, of which the bus and the connectors tell what they mean.
-const VOCABULARY: [&str; 18] = [
+const VOCABULARY: [&str; 19] = [
     "type",
     "direction",
     "platform",
@@ -34,6 +34,7 @@ const VOCABULARY: [&str; 18] = [
     "thread",
     "remote-id",
     "replayed",
+    "held-back",
     "level",
 ];
 
@@ -116,6 +117,7 @@ mod tests {
         let got = of(&[
             ("channel", "#a b"),
             ("user-host", "g@h"),
+            ("held-back", "limit"),
             ("path", "/evil"),
             ("message", "1"),
             ("bus", "/x"),
@@ -123,7 +125,7 @@ mod tests {
         ]);
         let value = |name: &str| got.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         assert_eq!(value("EEVEE_CHANNEL"), Some("#a b"));
-        assert_eq!(value("EEVEE_USER_HOST"), Some("g@h"));
+        assert_eq!((value("EEVEE_USER_HOST"), value("EEVEE_HELD_BACK")), (Some("g@h"), Some("limit")));
         assert_eq!(value("EEVEE_HEADER_PATH"), Some("/evil"));
         assert_eq!(value("EEVEE_HEADER_LD_PRELOAD"), Some("y"));
         assert_eq!((value("EEVEE_MESSAGE"), value("EEVEE_HEADER_MESSAGE")), (Some("4711"), Some("1")));

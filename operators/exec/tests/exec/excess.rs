@@ -162,7 +162,8 @@ async fn one_that_talks_while_the_bus_is_away_is_stopped_in_time() {
     place.bus.stop(Signal::SIGKILL);
     // Until nothing is taken from it any more.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let (_, took) = place.stop().await;
+    let (status, took) = place.stop().await;
+    assert_eq!(status, Some(0), "{took:?}");
     assert!(took < Duration::from_secs(10), "{took:?}");
     place.until("end of the program", || place.processes(place.path("program").to_str().unwrap()).is_empty()).await;
 }
