@@ -14,7 +14,7 @@ use super::row::{Meta, write_meta};
 use super::state::State;
 use super::verify::{Trouble, migrate, recover, verify};
 use super::{Home, Options, Store, salvage, schema};
-use crate::core::storage::Recovered;
+use crate::core::storage::{Recovered, StorageError};
 
 /// A database below this has not even a first page.
 const FIRST_PAGE_BYTES: u64 = 512;
@@ -94,7 +94,8 @@ impl Store {
         let marks = Marks::open(place.dir(), state.mark())?;
         // Only now: until here nothing of it was needed for another try.
         place.remove_leftovers()?;
-        let store = Self {
+        let database = place.database();
+        let mut store = Self {
             connection: Some(connection),
             marks: Some(Arc::new(Mutex::new(marks))),
             given: state.batch,
@@ -103,7 +104,19 @@ impl Store {
             state,
             ..Self::new(Home::Disk(place), options)
         };
+        if trusted_batch != Some(store.state.batch) {
+            store.renew(database)?;
+        }
         Ok(Some((store, recovered)))
+    }
+
+    /// Carries the log over, which writes and syncs once more all that it has: after a sync that failed the kernel may show
+    /// what is not on the disk, and never write it. Where there is no room for that, it is as it was.
+    fn renew(&mut self, path: PathBuf) -> Result<(), OpenError> {
+        self.checkpoint_now("PASSIVE").map_err(|error| {
+            let (StorageError::Failed(text) | StorageError::Unavailable(text)) = error;
+            OpenError::Unusable { path, what: "sync", text }
+        })
     }
 
     /// What a start would find now; for simulations, whose store survives in memory.

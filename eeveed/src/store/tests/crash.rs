@@ -99,3 +99,25 @@ fn killed_while_writing() {
         assert_eq!(Content::of(&mut store, &recovered), generator.content);
     }
 }
+
+/// After a sync that failed, the kernel may show what is not on the disk, and never write it. So a start carries the log over,
+/// which writes and syncs all of it once more, before anything is built upon it.
+#[test]
+fn a_start_does_not_rely_on_the_log_that_it_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut generator = Generator::new(14);
+    generator.keeps = 90;
+    let mut store = Store::create(dir.path()).unwrap();
+    run(&mut store, &mut generator, 40);
+    drop(store);
+    let (store, recovered) = open(dir.path(), generator.wall());
+    assert_eq!(recovered.problems, Vec::<String>::new());
+    let without = tempfile::tempdir().unwrap();
+    for name in ["durable.db", "durable.mark", "durable.mark.copy"] {
+        std::fs::copy(dir.path().join(name), without.path().join(name)).unwrap();
+    }
+    drop(store);
+    let (mut store, recovered) = open(without.path(), generator.wall());
+    assert_eq!(recovered.problems, Vec::<String>::new());
+    assert_eq!(Content::of(&mut store, &recovered), generator.content);
+}
