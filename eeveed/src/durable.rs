@@ -137,6 +137,7 @@ async fn listen(hub: Rc<Hub>, mut from_store: mpsc::UnboundedReceiver<Answer>) {
             Answer::Loaded { durable, generation, result } => {
                 hub.step(Event::Loaded { durable, generation, page: result });
             }
+            Answer::Failed { why } => hub.disk.fail(why),
         }
         hub.disk.answered.notify_waiters();
     }

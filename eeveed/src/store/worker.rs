@@ -36,8 +36,19 @@ const IDLE: Duration = Duration::from_millis(50);
 /// What the store says to a job of the hub.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Committed { result: Result<Committed, StorageError> },
-    Loaded { durable: DurableKey, generation: u64, result: Result<Page, StorageError> },
+    Committed {
+        result: Result<Committed, StorageError>,
+    },
+    Loaded {
+        durable: DurableKey,
+        generation: u64,
+        result: Result<Page, StorageError>,
+    },
+    /// Something failed that nobody waits for, and nothing more reaches the disk: to be treated as
+    /// [`StorageError::Failed`] at once, as there may be no further answer for long.
+    Failed {
+        why: String,
+    },
 }
 
 enum Job {
@@ -139,12 +150,11 @@ fn run(mut store: Store, jobs: &Receiver<Job>, answers: &UnboundedSender<Answer>
             Ok(Job::Commit(batch)) => {
                 let result = store.commit(&batch);
                 untidy |= result.is_ok();
-                if result.is_ok() {
-                    report(mark(&mut store, &mut marker));
-                }
+                // Not confirmed when the mark finds that the next start will look elsewhere.
+                let result = result.and_then(|committed| mark(&mut store, &mut marker).map(|()| committed));
                 let _ = answers.send(Answer::Committed { result });
                 // After the answer: who waits for it does not wait for this.
-                report(store.checkpoint(false));
+                report(store.checkpoint(false), answers);
             }
             Ok(Job::Load { durable, generation, after, messages, bytes }) => {
                 let result = store.load(durable, after, messages, bytes);
@@ -158,11 +168,11 @@ fn run(mut store: Store, jobs: &Receiver<Job>, answers: &UnboundedSender<Answer>
             }
             Err(RecvTimeoutError::Timeout) => {
                 untidy = false;
-                report(store.checkpoint(true));
+                report(store.checkpoint(true), answers);
             }
             Err(RecvTimeoutError::Disconnected) => {
                 drop(marker);
-                report(store.close().map(|_| ()));
+                report(store.close().map(|_| ()), answers);
                 return;
             }
         }
@@ -180,9 +190,10 @@ fn mark(store: &mut Store, marker: &mut Option<Marker>) -> Result<(), StorageErr
     }
 }
 
-/// The next answer says it, too; but there may be none for long.
-fn report(done: Result<(), StorageError>) {
-    if let Err(StorageError::Failed(text) | StorageError::Unavailable(text)) = done {
-        tracing::error!("durable messages: {text}");
+fn report(done: Result<(), StorageError>, answers: &UnboundedSender<Answer>) {
+    match done {
+        Ok(()) => {}
+        Err(StorageError::Unavailable(why)) => tracing::error!("durable messages: {why}"),
+        Err(StorageError::Failed(why)) => _ = answers.send(Answer::Failed { why }),
     }
 }

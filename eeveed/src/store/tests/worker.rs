@@ -110,3 +110,41 @@ fn a_thread_that_is_gone_is_told() {
         assert!(matches!(worker.close().await, Err(StorageError::Failed(_))));
     });
 }
+
+/// A checkpoint whose sync fails, with nobody there who would ask for anything more.
+#[test]
+fn a_failure_that_nobody_waits_for_is_told_at_once() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, mut from_store) = answers();
+        let worker = Worker::start(Store::create(dir.path()).unwrap(), sender).unwrap();
+        worker.commit(Generator::new(13).next().0);
+        let failed = worker.query(|store| _ = store.fail("a sync failed"));
+        assert!(matches!(from_store.recv().await, Some(Answer::Committed { result: Ok(_) })));
+        failed.await.unwrap();
+        match tokio::time::timeout(Duration::from_secs(10), from_store.recv()).await {
+            Ok(Some(Answer::Failed { why })) => assert!(why.starts_with("a sync failed"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn what_went_into_a_file_that_no_start_will_find_is_not_confirmed() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut generator = Generator::new(14);
+        let (sender, mut from_store) = answers();
+        let worker = Worker::start(Store::create(dir.path()).unwrap(), sender).unwrap();
+        worker.commit(generator.next().0);
+        assert!(matches!(from_store.recv().await, Some(Answer::Committed { result: Ok(_) })));
+        std::fs::rename(dir.path().join("durable.db"), dir.path().join("elsewhere.db")).unwrap();
+        worker.commit(generator.next().0);
+        match from_store.recv().await {
+            Some(Answer::Committed { result: Err(StorageError::Failed(text)) }) => {
+                assert!(text.contains("moved, removed or replaced"), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+}
