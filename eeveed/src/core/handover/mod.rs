@@ -243,9 +243,10 @@ struct SavedRequest {
 }
 
 impl Core {
-    /// Whether a session outlives a restart: one that is being ended does not.
+    /// Whether a session outlives a restart: one that is being ended does not, nor one that waits for a disk that did not
+    /// answer in time, because the next run would owe it an answer and not know of it.
     pub(crate) fn is_lasting(&self, key: SessionKey) -> bool {
-        self.sessions.get(&key).is_some_and(|session| !session.closing)
+        self.sessions.get(&key).is_some_and(|session| !session.closing) && !self.waits_for_disk(key)
     }
 
     /// The sessions there are.

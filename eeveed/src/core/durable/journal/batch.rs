@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::work::may_come_again;
 use super::{Journal, State, UNAVAILABLE_TIME};
+use crate::core::index::Slot;
+use crate::core::session::SessionKey;
 use crate::core::storage::{Batch, Committed, DeadBounds, StorageError, Write};
 use crate::core::{Core, Now};
 
@@ -49,6 +51,21 @@ pub(crate) fn is_committing(journal: &Journal) -> bool {
 }
 
 impl Core {
+    /// Whether a session waits for an answer that the disk has to give first.
+    pub(in crate::core) fn waits_for_disk(&self, key: SessionKey) -> bool {
+        let mut works = self.journal.open.iter().chain([&self.journal.next]);
+        works.any(|work| {
+            let opens = |slot: &Slot| {
+                let durable = self.subscriptions.get(*slot as usize).and_then(|found| found.durable.as_deref());
+                durable.is_some_and(|durable| durable.opening.is_some_and(|(session, _)| session == key))
+            };
+            let mut told = work.pending.iter().flat_map(|pending| &pending.tell);
+            told.any(|confirm| confirm.session == key)
+                || work.verbs.iter().any(|wait| wait.session == key)
+                || work.opening.iter().any(opens)
+        })
+    }
+
     /// What could wait is written now: a stop does not wait for it.
     pub(crate) const fn hurry(&mut self) {
         self.journal.next.urgent |= !self.journal.next.writes.is_empty();

@@ -130,3 +130,25 @@ fn what_waits_behind_a_batch_that_the_disk_refuses_is_refused_with_it() {
     assert_eq!(told, [(201, Code::Storage), (202, Code::Storage)]);
     assert!(disk.bus.core.take_batch(disk.bus.now).is_none(), "nothing waits for a disk that takes nothing");
 }
+
+/// A disk that hangs: the next run would not know that it owes an answer, so that the session has to ask again.
+#[test]
+fn a_session_that_waits_for_the_disk_is_not_handed_over() {
+    let mut disk = Durable::new();
+    disk.bus.operator(1, "irc");
+    disk.bus.operator(2, "dice");
+    disk.subscribe(2, 1, durable("type=chat.message", "commands"));
+    let document = document(CHAT, "body");
+    let publish = Publish { cause: None, hops: 0, epoch: 0, sequence: 0, document };
+    disk.bus.step(Event::Frame {
+        session: 1,
+        frame: Frame { flags: CONFIRM, number: 201, content: Content::Publish(publish) },
+    });
+    disk.bus.send(2, 7, Content::Subscribe(durable("type=log.line", "lines")));
+    assert!(!disk.bus.core.is_lasting(1) && !disk.bus.core.is_lasting(2));
+    let batch = disk.bus.core.take_batch(disk.bus.now).unwrap();
+    assert!(!disk.bus.core.is_lasting(1) && !disk.bus.core.is_lasting(2));
+    let outcome = disk.commit(&batch);
+    disk.bus.step(Event::Stored(outcome));
+    assert!(disk.bus.core.is_lasting(1) && disk.bus.core.is_lasting(2));
+}
