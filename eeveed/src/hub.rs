@@ -134,7 +134,7 @@ impl Hub {
     /// Makes the task of every session look around.
     pub(crate) fn wake_all(&self) {
         for outlet in self.outlets.borrow().values() {
-            outlet.notify.notify_one();
+            outlet.wake();
         }
     }
 
@@ -211,7 +211,7 @@ impl Hub {
             && !outlet.closing.get()
             && (outlet.flush(&self.core, now, session, actions) != Left::Nothing || outlet.ended.get())
         {
-            outlet.notify.notify_one();
+            outlet.wake();
         }
     }
 
@@ -221,7 +221,7 @@ impl Hub {
             Action::Close(session) => {
                 if let Some(outlet) = self.outlets.borrow().get(&session) {
                     outlet.closing.set(true);
-                    outlet.notify.notify_one();
+                    outlet.wake();
                 }
             }
             Action::Control { session, number, control } => {

@@ -5,10 +5,10 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::Notify;
 
 use crate::core::{Action, Core, Now, SessionKey};
 
@@ -28,11 +28,22 @@ pub(crate) enum Left {
     Blocked,
 }
 
-#[derive(Debug)]
+/// Why [`Outlet::poll_wait`] is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// [`Outlet::wake`] was called, or the socket takes more.
+    Woken,
+    /// There is something to be read.
+    Readable,
+    /// The socket is of no use any more.
+    Failed,
+}
+
 pub(crate) struct Outlet {
     pub(crate) stream: UnixStream,
-    /// Wakes the session's task: there is output that the socket did not take, or the state below changed.
-    pub(crate) notify: Notify,
+    /// Whether the session's task is to look around, and what makes it.
+    woken: Cell<bool>,
+    waker: Cell<Option<Waker>>,
     pub(crate) closing: Cell<bool>,
     /// The peer sends nothing more (a half close): its task ends when all is answered.
     pub(crate) ended: Cell<bool>,
@@ -52,12 +63,38 @@ impl Outlet {
     pub(crate) fn new(stream: UnixStream, output: Vec<u8>) -> Self {
         Self {
             stream,
-            notify: Notify::new(),
+            woken: Cell::new(false),
+            waker: Cell::new(None),
             closing: Cell::new(false),
             ended: Cell::new(false),
             broken: Cell::new(false),
             output: RefCell::new(Output { bytes: output, written: 0 }),
         }
+    }
+
+    /// Makes the session's task look around: there is output that the socket did not take, or the state above changed.
+    pub(crate) fn wake(&self) {
+        self.woken.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits until the task has something to do. An idle session is little more than this, so that it is no future of its
+    /// own: tokio's for the same are seven times as large, together.
+    pub(crate) fn poll_wait(&self, context: &mut Context<'_>, reads: bool, writes: bool) -> Poll<Waited> {
+        if self.woken.take() {
+            return Poll::Ready(Waited::Woken);
+        }
+        if reads && let Poll::Ready(ready) = self.stream.poll_read_ready(context) {
+            return Poll::Ready(if ready.is_ok() { Waited::Readable } else { Waited::Failed });
+        }
+        if writes && let Poll::Ready(ready) = self.stream.poll_write_ready(context) {
+            return Poll::Ready(if ready.is_ok() { Waited::Woken } else { Waited::Failed });
+        }
+        let waker = self.waker.take().filter(|waker| waker.will_wake(context.waker()));
+        self.waker.set(Some(waker.unwrap_or_else(|| context.waker().clone())));
+        Poll::Pending
     }
 
     /// Whether there is something that the socket did not take yet.

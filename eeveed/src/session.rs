@@ -3,21 +3,23 @@
 //! It reads a large chunk at a time and gives the core all frames of it at once, then lets the others have their turn. It
 //! always goes on reading, except while the peer does not take the answers to its own requests.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use libeevee::wire::{Code, Content, Frame, Refusal, WireError, frame_length};
-use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::core::{Event, Rest, SessionKey, refusal};
 use crate::handover::{self, Kept};
 use crate::handshake::{self, Kernel, Outcome};
 use crate::hub::Hub;
 use crate::listener::{CountedOfUid, Waiting};
-use crate::outlet::{Left, Outlet};
+use crate::outlet::{Left, Outlet, Waited};
 
 /// How much is read at once. Several sessions have their turns between two such chunks.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -132,6 +134,13 @@ impl Drop for Joined {
     }
 }
 
+/// A session's task, in the order in which it is given up.
+struct Served {
+    joined: Joined,
+    _counted: (CountedOfUid, handover::Counted),
+    connection: Connection,
+}
+
 struct Connection {
     outlet: Rc<Outlet>,
     /// Read and not dealt with: the beginning of a frame, or what waits for the peer to read its answers.
@@ -144,6 +153,22 @@ struct Connection {
     held: bool,
     /// How much of `input` the core counts as memory.
     counted: usize,
+}
+
+/// Waits until there is something to do; none when it took too long. The timer stands apart, because an idle session has
+/// none.
+fn wait(
+    outlet: &Outlet,
+    reads: bool,
+    writes: bool,
+    mut timer: Option<Pin<Box<Sleep>>>,
+) -> impl Future<Output = Option<Waited>> {
+    poll_fn(move |context| {
+        if timer.as_mut().is_some_and(|timer| timer.as_mut().poll(context).is_ready()) {
+            return Poll::Ready(None);
+        }
+        outlet.poll_wait(context, reads, writes).map(Some)
+    })
 }
 
 /// What reading gave.
@@ -167,20 +192,30 @@ impl Connection {
     }
 
     /// Gives all to the next run of the bus, with what is not written yet.
-    fn hand_over(self, hub: &Hub, session: Option<SessionKey>) {
+    fn hand_over(&mut self, hub: &Hub, session: Option<SessionKey>) {
         let output = self.outlet.take_output();
         if let Ok(stream) = self.outlet.descriptor() {
-            let frame_bytes_max = self.frame_bytes_max;
-            hub.handover.keep(Kept { session, stream, input: self.input, output, frame_bytes_max });
+            let (input, frame_bytes_max) = (std::mem::take(&mut self.input), self.frame_bytes_max);
+            hub.handover.keep(Kept { session, stream, input, output, frame_bytes_max });
         }
     }
 
-    /// A session to its end. `_counted` are dropped after it.
-    async fn serve(mut self, hub: Rc<Hub>, key: SessionKey, _counted: (CountedOfUid, handover::Counted)) {
-        let mut joined = Joined { hub, key, handed_over: false };
-        joined.handed_over = self.run(&joined.hub, key).await;
-        if joined.handed_over {
-            self.hand_over(&joined.hub, Some(key));
+    /// A session to its end.
+    fn serve(
+        self,
+        hub: Rc<Hub>,
+        key: SessionKey,
+        counted: (CountedOfUid, handover::Counted),
+    ) -> impl Future<Output = ()> {
+        // Not the arguments of an `async fn`, which would stand in its future twice.
+        let mut served =
+            Served { joined: Joined { hub, key, handed_over: false }, _counted: counted, connection: self };
+        async move {
+            let Served { joined, connection, .. } = &mut served;
+            joined.handed_over = connection.run(&joined.hub, key).await;
+            if joined.handed_over {
+                connection.hand_over(&joined.hub, Some(key));
+            }
         }
     }
 
@@ -253,37 +288,23 @@ impl Connection {
                 // otherwise such frames could hold all memory for ever.)
                 self.partial_since = None;
             }
-            // One future for both, because an idle session has little more than this.
-            let interest = match (reads, has_output) {
-                (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
-                (true, false) => Some(Interest::READABLE),
-                (false, true) => Some(Interest::WRITABLE),
-                (false, false) => None,
-            };
             let overdue = self.partial_since.map(|since| since + FRAME_TIME);
-            // Kept apart, because an idle session has none.
             let timer = starved.then(|| Instant::now() + MEMORY_TIME).into_iter().chain(overdue).min();
-            let mut timer = timer.map(|at| Box::pin(sleep_until(at)));
-            tokio::select! {
-                () = outlet.notify.notified() => {}
-                ready = outlet.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => {
-                    let Ok(ready) = ready else { return false };
-                    // It may have begun to wait before. (What is written, is written above.)
-                    if !reads || !ready.is_readable() || hub.handover.is_draining() {
-                        continue;
-                    }
-                    match self.read(hub, key) {
-                        Read::Full => tokio::task::yield_now().await,
-                        Read::All => {}
-                        // Everything that came was handled; what is answered is still written (a half close).
-                        Read::End => outlet.ended.set(true),
-                        Read::Failed => return false,
-                    }
-                }
-                () = async { if let Some(timer) = &mut timer { timer.await } }, if timer.is_some() => {
-                    if overdue.is_none_or(|overdue| Instant::now() < overdue) {
-                        continue; // There may be memory now.
-                    }
+            match wait(&outlet, reads, has_output, timer.map(|at| Box::pin(sleep_until(at)))).await {
+                Some(Waited::Woken) => {}
+                Some(Waited::Failed) => return false,
+                // It may have begun to wait before. (What is written, is written above.)
+                Some(Waited::Readable) if hub.handover.is_draining() => {}
+                Some(Waited::Readable) => match self.read(hub, key) {
+                    Read::Full => tokio::task::yield_now().await,
+                    Read::All => {}
+                    // Everything that came was handled; what is answered is still written (a half close).
+                    Read::End => outlet.ended.set(true),
+                    Read::Failed => return false,
+                },
+                // There may be memory now.
+                None if overdue.is_none_or(|overdue| Instant::now() < overdue) => {}
+                None => {
                     self.partial_since = None;
                     let text = format!("a frame was begun and not finished within {} s", FRAME_TIME.as_secs());
                     let limit = FRAME_TIME.as_secs();

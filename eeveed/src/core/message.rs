@@ -1,31 +1,33 @@
 //! A message inside the bus: stamped, and encoded once for all who get it.
 
-use libeevee::wire::{Content, Deliver, DocumentView, Frame, HEADER_BYTES, put_deliver};
+use std::rc::Rc;
+
+use libeevee::wire::{Content, Deliver, DocumentView, Frame, put_deliver};
 
 use super::index::View;
 
-/// A message on its way to the subscriptions that it matched.
-#[derive(Debug)]
+/// A message that waits for subscriptions that it matched; every queue has a reference to the same bytes.
+#[derive(Debug, Clone)]
 pub(crate) struct Routed {
     pub(crate) id: u64,
     /// The Deliver frame of a first delivery that did not wait, with subscription number 0. It is a copy: a slice would
     /// keep the whole chunk alive that was read from the publisher, and no bound would count that.
-    frame: Box<[u8]>,
+    frame: Rc<[u8]>,
     document_bytes: usize,
 }
 
 /// Where the subscription's number stands in an encoded frame.
 const NUMBER_AT: usize = 8;
 
-/// What a queued message costs beside its frame: this struct, the reference count, what an allocator adds.
-const OVERHEAD: usize = 96;
+/// What a queued message costs beside its frame and its places: the reference count, what an allocator adds.
+const OVERHEAD: usize = 48;
 
 impl Routed {
-    /// `envelope` is an encoded [`libeevee::wire::Envelope`] with this id.
-    pub(crate) fn new(id: u64, envelope: &[u8], document: DocumentView<'_>) -> Self {
-        let mut frame = Vec::with_capacity(HEADER_BYTES + envelope.len() + document.bytes().len());
-        put_deliver(&mut frame, 0, envelope, document.bytes());
-        Self { id, frame: frame.into_boxed_slice(), document_bytes: document.bytes().len() }
+    /// `envelope` is an encoded [`libeevee::wire::Envelope`] with this id; `scratch` is where the frame is put together.
+    pub(crate) fn new(id: u64, envelope: &[u8], document: DocumentView<'_>, scratch: &mut Vec<u8>) -> Self {
+        scratch.clear();
+        put_deliver(scratch, 0, envelope, document.bytes());
+        Self { id, frame: (&**scratch).into(), document_bytes: document.bytes().len() }
     }
 
     /// One whose [`Routed::frame`] an earlier run of the bus saved; none if these bytes are no such frame.
@@ -39,15 +41,25 @@ impl Routed {
             return None;
         };
         let Content::Deliver(deliver) = content else { return None };
-        Some(Self { id: deliver.id, document_bytes: deliver.document.bytes().len(), frame })
+        Some(Self { id: deliver.id, document_bytes: deliver.document.bytes().len(), frame: frame.into() })
     }
 
     pub(crate) fn frame(&self) -> &[u8] {
         &self.frame
     }
 
+    /// What tells its bytes from those of others.
+    pub(crate) fn address(&self) -> *const u8 {
+        self.frame.as_ptr()
+    }
+
+    /// Whether nobody else keeps it.
+    pub(crate) fn is_last(&self) -> bool {
+        Rc::strong_count(&self.frame) == 1
+    }
+
     /// What it costs, in bytes, as long as anybody keeps it.
-    pub(crate) const fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.frame.len() + OVERHEAD
     }
 
@@ -107,6 +119,6 @@ impl Routed {
             waited_ms: 0,
         }
         .encode_into(&mut envelope);
-        Self::new(id, &envelope, libeevee::wire::EncodedDocument::from(document).view())
+        Self::new(id, &envelope, libeevee::wire::EncodedDocument::from(document).view(), &mut Vec::new())
     }
 }

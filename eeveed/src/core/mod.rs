@@ -26,6 +26,7 @@ mod share;
 #[cfg(test)]
 #[path = "../simulation/mod.rs"]
 mod simulation;
+mod spare;
 mod status;
 pub(crate) mod storage;
 mod subscribe;
@@ -53,6 +54,7 @@ use self::request::Request;
 use self::session::Session;
 pub(crate) use self::session::{Identity, Peer, SessionKey, beyond, refusal, shortened};
 use self::share::Shares;
+use self::spare::Spare;
 use self::storage::{Committed, DurableKey, EntryNumber, Page, StorageError};
 use self::subscribe::Subscription;
 use crate::config::Limits;
@@ -61,11 +63,7 @@ use crate::config::Limits;
 const SMALL_BACKLOG: usize = 4 << 10;
 
 /// So much is put directly into what is written next to a session.
-const DIRECT_BYTES: usize = 1 << 20;
-
-/// How many buffers are kept for the next output, and how large they may be.
-const SPARE_BUFFERS: usize = 16;
-const SPARE_BYTES: usize = 512 << 10;
+const DIRECT_BYTES: usize = 2 << 20;
 
 /// The time of an event. The core never asks for it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -205,8 +203,9 @@ pub(crate) struct Core {
     in_record: bool,
     /// The envelope of the message that is on its way.
     head: Vec<u8>,
-    /// Buffers of output that were written.
-    spare: Vec<Vec<u8>>,
+    /// Where the frame of a message that has to wait is put together.
+    scratch: Vec<u8>,
+    spare: Spare,
 }
 
 impl Core {
@@ -251,7 +250,8 @@ impl Core {
             answered: false,
             in_record: false,
             head: Vec::new(),
-            spare: Vec::new(),
+            scratch: Vec::new(),
+            spare: Spare::default(),
         }
     }
 
@@ -326,14 +326,14 @@ impl Core {
         (session.answers, session.direct) = (0, 0);
         let ready = std::mem::take(&mut session.output);
         if out.is_empty() && !ready.is_empty() {
-            recycle(&mut self.spare, std::mem::replace(out, ready));
+            self.spare.give(std::mem::replace(out, ready));
         } else {
             out.extend_from_slice(&ready);
-            recycle(&mut self.spare, ready);
+            self.spare.give(ready);
         }
         if out.capacity() == 0
             && !session.ready.is_empty()
-            && let Some(buffer) = self.spare.pop()
+            && let Some(buffer) = self.spare.take()
         {
             *out = buffer;
         }
@@ -378,7 +378,7 @@ impl Core {
 
     /// Takes back a buffer that [`Core::output`] gave and that is written.
     pub(crate) fn recycle(&mut self, buffer: Vec<u8>) {
-        recycle(&mut self.spare, buffer);
+        self.spare.give(buffer);
     }
 
     /// What [`Core::output`] asks for.
@@ -568,13 +568,5 @@ impl Core {
     fn log(&mut self, level: tracing::Level, source: &str, message: Option<u64>, text: String) {
         let (operator, unpublished) = (source.parse().ok(), self.in_record);
         self.actions.push(Action::Log { level, source: source.into(), operator, message, text, unpublished });
-    }
-}
-
-/// Keeps a buffer for the next output, if it is worth it and not too large.
-fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
-    if spare.len() < SPARE_BUFFERS && (1..=SPARE_BYTES).contains(&buffer.capacity()) {
-        buffer.clear();
-        spare.push(buffer);
     }
 }

@@ -78,6 +78,9 @@ pub(super) struct Announced {
 /// How much of the rule, and of the headers, a denial repeats: both may be as long as a frame.
 const TOLD_BYTES_MAX: usize = 1024;
 
+/// Room that is kept for putting the next frame together.
+const SCRATCH_BYTES: usize = 64 << 10;
+
 /// When fewer ids than these are left, more are asked for.
 pub(super) const IDS_LOW: u64 = 1 << 31;
 
@@ -456,7 +459,7 @@ impl Core {
         for slot in to {
             if !self.deliver_at_once(*slot, &head, document) {
                 let message = routed.get_or_insert_with(|| {
-                    let message = Rc::new(Routed::new(envelope.id, &head, document));
+                    let message = Routed::new(envelope.id, &head, document, &mut self.scratch);
                     self.memory += message.size();
                     message
                 });
@@ -464,6 +467,9 @@ impl Core {
             }
         }
         self.head = head;
+        if self.scratch.capacity() > SCRATCH_BYTES {
+            self.scratch = Vec::new();
+        }
         // Every queue that refused it gave up its reference while this one was still held.
         if let Some(message) = routed {
             self.memory -= last_size(message);
@@ -507,7 +513,7 @@ impl Core {
         true
     }
 
-    fn enqueue(&mut self, now: Now, slot: Slot, message: &Rc<Routed>) {
+    fn enqueue(&mut self, now: Now, slot: Slot, message: &Routed) {
         let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { return };
         let Some(session) = self.sessions.get_mut(&subscription.session) else { return };
         let memory = &mut self.memory;

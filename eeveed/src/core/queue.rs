@@ -4,7 +4,6 @@
 //! front there is at most one for each reason, and anywhere else they merge with a neighbour of the same reason.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::time::Duration;
 
 use libeevee::GapReason;
@@ -24,7 +23,7 @@ pub(crate) struct Bounds {
 /// A message that waits, and since when (monotonic).
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
-    pub(crate) message: Rc<Routed>,
+    pub(crate) message: Routed,
     pub(crate) since: Duration,
 }
 
@@ -105,7 +104,7 @@ impl Queue {
         waiting: Waiting,
         mut left: usize,
         halted: bool,
-        dropped: &mut impl FnMut(Rc<Routed>),
+        dropped: &mut impl FnMut(Routed),
     ) -> Pushed {
         let size = waiting.message.size();
         let Some(mut reason) = self.lacks(size, left) else {
@@ -154,7 +153,7 @@ impl Queue {
     }
 
     /// What is next, if a message may be taken (`window`) or a gap stands first. Messages past their age become a gap.
-    pub(crate) fn pop(&mut self, now: Duration, window: bool, dropped: &mut impl FnMut(Rc<Routed>)) -> Option<Next> {
+    pub(crate) fn pop(&mut self, now: Duration, window: bool, dropped: &mut impl FnMut(Routed)) -> Option<Next> {
         self.expire(now, dropped);
         if !self.front.is_empty() {
             return Some(Next::Gap(self.front.remove(0)));
@@ -177,7 +176,7 @@ impl Queue {
     }
 
     /// Gives up the messages that may not be received any more: the permission for them has expired.
-    pub(crate) fn retain(&mut self, may: impl Fn(&Routed) -> bool, dropped: &mut impl FnMut(Rc<Routed>)) {
+    pub(crate) fn retain(&mut self, may: impl Fn(&Routed) -> bool, dropped: &mut impl FnMut(Routed)) {
         for entry in std::mem::take(&mut self.entries) {
             match entry {
                 Entry::Message(waiting) if !may(&waiting.message) => {
@@ -200,7 +199,7 @@ impl Queue {
     }
 
     /// Gives up everything, when the subscription ends.
-    pub(crate) fn clear(&mut self, dropped: &mut impl FnMut(Rc<Routed>)) {
+    pub(crate) fn clear(&mut self, dropped: &mut impl FnMut(Routed)) {
         for entry in self.entries.drain(..) {
             if let Entry::Message(waiting) = entry {
                 dropped(waiting.message);
@@ -239,7 +238,7 @@ impl Queue {
         self.entries.push_back(Entry::Message(waiting));
     }
 
-    fn expire(&mut self, now: Duration, dropped: &mut impl FnMut(Rc<Routed>)) {
+    fn expire(&mut self, now: Duration, dropped: &mut impl FnMut(Routed)) {
         let Some(age_max) = self.bounds.age_max else { return };
         while let Some(Entry::Message(oldest)) = self.entries.front()
             && now.saturating_sub(oldest.since) > age_max
@@ -250,7 +249,7 @@ impl Queue {
     }
 
     /// Loses the oldest message into the gaps at the front.
-    fn drop_oldest(&mut self, reason: GapReason) -> Option<Rc<Routed>> {
+    fn drop_oldest(&mut self, reason: GapReason) -> Option<Routed> {
         loop {
             match self.entries.pop_front()? {
                 Entry::Gap(gap) => merge_front(&mut self.front, gap),
@@ -302,7 +301,7 @@ mod tests {
 
     fn waiting(id: u64, bytes: usize, at: u64) -> Waiting {
         let document = Document::new([("type", "x")], vec![0; bytes]).unwrap();
-        let message = Rc::new(Routed::for_tests(id, &document));
+        let message = Routed::for_tests(id, &document);
         Waiting { message, since: Duration::from_secs(at) }
     }
 

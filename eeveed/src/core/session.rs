@@ -13,6 +13,7 @@ use super::permit::Permit;
 use super::queue::Bounds;
 use super::record::Pace;
 use super::share::Account;
+use super::spare::Spare;
 
 /// The number of a session; never used again while the bus runs.
 pub(crate) type SessionKey = u64;
@@ -243,10 +244,10 @@ impl Session {
     /// Takes a buffer that was used before, if the session has none and is not slow, or has much before it: one that waits
     /// for its reader for long must not have much more room than it needs.
     #[inline]
-    pub(super) fn make_room(&mut self, spare: &mut Vec<Vec<u8>>) {
+    pub(super) fn make_room(&mut self, spare: &mut Spare) {
         if self.output.capacity() == 0
             && (self.unwritten == 0 || self.unwritten >= MUCH_BYTES)
-            && let Some(buffer) = spare.pop()
+            && let Some(buffer) = spare.take()
         {
             self.output = buffer;
         }

@@ -284,7 +284,7 @@ mod check {
                     if let Entry::Message(waiting) = entry {
                         memory += PLACE_BYTES;
                         account.1 += PLACE_BYTES + waiting.message.size();
-                        messages.insert(Rc::as_ptr(&waiting.message), waiting.message.size());
+                        messages.insert(waiting.message.address(), waiting.message.size());
                     }
                 }
                 if let Some(durable) = subscription.durable.as_deref() {

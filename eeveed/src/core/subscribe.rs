@@ -144,7 +144,7 @@ impl Subscription {
         waiting: Waiting,
         share_max: usize,
         halted: bool,
-        freed: &mut impl FnMut(Rc<Routed>),
+        freed: &mut impl FnMut(Routed),
     ) -> Pushed {
         let account = &self.account;
         let left = account.left(share_max);
@@ -247,13 +247,13 @@ fn entering_size(message: &Routed) -> usize {
 }
 
 /// The bytes that are free when a message leaves a queue.
-pub(crate) fn leaving_size(message: Rc<Routed>) -> usize {
+pub(crate) fn leaving_size(message: Routed) -> usize {
     PLACE_BYTES + last_size(message)
 }
 
 /// The bytes that are free when this reference goes: those of the message if it is the last one.
-pub(crate) fn last_size(message: Rc<Routed>) -> usize {
-    if Rc::strong_count(&message) == 1 { message.size() } else { 0 }
+pub(crate) fn last_size(message: Routed) -> usize {
+    if message.is_last() { message.size() } else { 0 }
 }
 
 impl Core {

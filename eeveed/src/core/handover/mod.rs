@@ -15,7 +15,6 @@ mod restore;
 pub(super) mod tests;
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -47,12 +46,12 @@ pub(crate) type BlobNumber = u32;
 #[derive(Debug, Default)]
 pub(crate) struct Blobs {
     list: Vec<Blob>,
-    messages: HashMap<*const Routed, BlobNumber>,
+    messages: HashMap<*const u8, BlobNumber>,
 }
 
 #[derive(Debug)]
 enum Blob {
-    Message(Rc<Routed>),
+    Message(Routed),
     Bytes(Box<[u8]>),
 }
 
@@ -83,12 +82,12 @@ impl Blobs {
         }
     }
 
-    fn message(&mut self, message: &Rc<Routed>) -> BlobNumber {
-        if let Some(known) = self.messages.get(&Rc::as_ptr(message)) {
+    fn message(&mut self, message: &Routed) -> BlobNumber {
+        if let Some(known) = self.messages.get(&message.address()) {
             return *known;
         }
         let number = self.push(Blob::Message(message.clone()));
-        self.messages.insert(Rc::as_ptr(message), number);
+        self.messages.insert(message.address(), number);
         number
     }
 

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::rc::Rc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -51,7 +50,7 @@ struct Restoring {
     now: Duration,
     blobs: Blobs,
     /// Messages that were found in `blobs` so far.
-    messages: HashMap<u32, Rc<Routed>>,
+    messages: HashMap<u32, Routed>,
     last_id: u64,
     /// Every operator that was restored, and whether its module file still means something.
     operators: BTreeSet<OperatorId>,
@@ -363,7 +362,7 @@ impl Restoring {
     }
 
     /// The message with this number. Its memory is counted once, however many queues it waits in.
-    fn message(&mut self, number: u32) -> Result<Rc<Routed>, Absurd> {
+    fn message(&mut self, number: u32) -> Result<Routed, Absurd> {
         if let Some(known) = self.messages.get(&number) {
             return Ok(known.clone());
         }
@@ -373,7 +372,6 @@ impl Restoring {
             return Err(Absurd("a message with an id that nobody has yet"));
         }
         self.core.memory += message.size();
-        let message = Rc::new(message);
         self.messages.insert(number, message.clone());
         Ok(message)
     }
