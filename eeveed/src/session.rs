@@ -308,7 +308,8 @@ impl Connection {
                     self.partial_since = None;
                     let text = format!("a frame was begun and not finished within {} s", FRAME_TIME.as_secs());
                     let limit = FRAME_TIME.as_secs();
-                    let error = WireError { code: Code::FrameTimeout, text, limit: Some(limit), value: None, number: 0 };
+                    let error =
+                        WireError { code: Code::FrameTimeout, text, limit: Some(limit), value: None, number: 0 };
                     hub.step(Event::BadFrame { session: key, error });
                 }
             }

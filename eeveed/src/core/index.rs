@@ -103,8 +103,8 @@ impl Filed {
     }
 }
 
-/// Filters that stand under a value: which one, and which of its places this is.
-type Bucket = Vec<(u32, u32)>;
+/// Filters that stand under a value: which one, and which of its places this is. Mostly it is one.
+type Bucket = SmallVec<[(u32, u32); 2]>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Index {
@@ -201,7 +201,7 @@ impl Index {
     fn most_selective(&self, filter: &Filter) -> Option<u32> {
         let crowd = |key: &str, values: &[String]| -> usize {
             let Some(by_value) = self.equal.get(key) else { return values.len() };
-            values.iter().map(|value| 1 + by_value.get(value).map_or(0, Vec::len)).sum()
+            values.iter().map(|value| 1 + by_value.get(value).map_or(0, Bucket::len)).sum()
         };
         let clauses = (0..).zip(filter.clauses());
         let equalities = clauses.filter_map(|(at, clause)| Some((at, equality(clause)?)));

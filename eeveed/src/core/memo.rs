@@ -2,65 +2,16 @@
 //! message whose headers were seen before is neither decoded nor matched again. It is dropped when subscriptions or
 //! permissions change. (From one session, not from one source: two sessions of a person may have different rights.)
 //!
-//! It is bounded, because unique headers in every message would fill any memory; and where it does not help, it rests, so
-//! that such messages do not pay for it.
+//! It is bounded, because unique headers in every message would fill any memory. It begins small, and grows only when the
+//! headers that it has no room for come again; where they do not, it rests, so that such messages do not pay for it.
 
 use std::hash::{BuildHasher, Hasher};
-use std::ops::Deref;
-use std::rc::Rc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use libeevee::wire::{DocumentView, RawPublish};
 
-use super::index::Slot;
+use super::route::Route;
 use super::session::SessionKey;
-
-/// A list of subscriptions, shared with the memo.
-#[derive(Debug, Clone, Default)]
-pub(super) enum Slots {
-    #[default]
-    None,
-    One([Slot; 1]),
-    Many(Rc<[Slot]>),
-}
-
-impl Deref for Slots {
-    type Target = [Slot];
-
-    fn deref(&self) -> &[Slot] {
-        match self {
-            Self::None => &[],
-            Self::One(slot) => slot,
-            Self::Many(slots) => slots,
-        }
-    }
-}
-
-impl FromIterator<Slot> for Slots {
-    fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
-        let mut slots = slots.into_iter();
-        match (slots.next(), slots.next()) {
-            (None, _) => Self::None,
-            (Some(one), None) => Self::One([one]),
-            (Some(first), Some(second)) => Self::Many([first, second].into_iter().chain(slots).collect()),
-        }
-    }
-}
-
-/// Where a message goes.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Route {
-    /// Whether may-publish forbids it.
-    pub(super) denied: bool,
-    pub(super) live: Slots,
-    pub(super) durable: Slots,
-}
-
-impl Route {
-    pub(super) fn is_empty(&self) -> bool {
-        self.live.is_empty() && self.durable.is_empty()
-    }
-}
 
 /// What is known of a session's messages with these header bytes.
 #[derive(Debug)]
@@ -73,7 +24,7 @@ struct Known {
 }
 
 /// Routes by session and exact header bytes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Memo {
     places: HashTable<u32>,
     known: Vec<Known>,
@@ -82,31 +33,83 @@ pub(crate) struct Memo {
     hasher: DefaultHashBuilder,
     /// Bytes of the lists of the routes.
     lists: usize,
+    /// So many bytes it may have now.
+    room: usize,
+    seen: Seen,
     hits: u64,
     misses: u64,
+    /// How many of the headers that were put in had been seen before.
+    again: u64,
     /// For so many messages it is not asked.
     rest: u32,
     /// The place that was found last: mostly the next message is like it.
     last: u32,
 }
 
-/// Enough for thirty thousand different headers; beyond it the memo starts anew. Nobody is charged for it.
-const BYTES_MAX: usize = 6 << 20;
+/// What it may have at first, and at most. Nobody is charged for it.
+const ROOM_BYTES: usize = 4 << 20;
+const ROOM_BYTES_MAX: usize = 32 << 20;
 
-/// How long it rests when less than one message in four was found until it was full.
-const REST_MESSAGES: u32 = 1 << 20;
+/// How long it rests when its headers did not come again until it was full.
+const REST_MESSAGES: u32 = 1 << 16;
+
+/// Which headers were put in before, roughly: a bit for each hash, so that it can be told whether more room would help.
+#[derive(Debug, Default)]
+struct Seen {
+    bits: Vec<u64>,
+    count: usize,
+}
+
+/// With so many of them it forgets all: then an eighth of what it says is wrong.
+const SEEN_MAX: usize = 1 << 18;
+const SEEN_BITS: usize = SEEN_MAX * 8;
+
+impl Seen {
+    /// Whether it was there before.
+    fn insert(&mut self, hash: u64) -> bool {
+        if self.bits.is_empty() || self.count == SEEN_MAX {
+            (self.bits, self.count) = (vec![0; SEEN_BITS / 64], 0);
+        }
+        let at = hash as usize % SEEN_BITS;
+        let (word, bit) = (&mut self.bits[at / 64], 1 << (at % 64));
+        let was_there = *word & bit != 0;
+        *word |= bit;
+        self.count += usize::from(!was_there);
+        was_there
+    }
+}
+
+impl Default for Memo {
+    fn default() -> Self {
+        Self {
+            places: HashTable::new(),
+            known: Vec::new(),
+            headers: Vec::new(),
+            hasher: DefaultHashBuilder::default(),
+            lists: 0,
+            room: ROOM_BYTES,
+            seen: Seen::default(),
+            hits: 0,
+            misses: 0,
+            again: 0,
+            rest: 0,
+            last: 0,
+        }
+    }
+}
 
 impl Memo {
     pub(crate) fn clear(&mut self) {
         // Nothing stays behind of what once was large, and a small one is used again.
         if self.headers.capacity() > 1 << 20 {
-            *self = Self { hasher: self.hasher.clone(), rest: self.rest, ..Self::default() };
+            let seen = std::mem::take(&mut self.seen);
+            *self = Self { hasher: self.hasher.clone(), rest: self.rest, room: self.room, seen, ..Self::default() };
             return;
         }
         self.places.clear();
         self.known.clear();
         self.headers.clear();
-        (self.lists, self.hits, self.misses, self.last) = (0, 0, 0, 0);
+        (self.lists, self.hits, self.misses, self.again, self.last) = (0, 0, 0, 0, 0);
     }
 
     /// Whether it is not asked now, because it did not help.
@@ -167,15 +170,12 @@ impl Memo {
         if self.rest > 0 {
             return;
         }
-        if self.bytes() + headers.len() > BYTES_MAX {
-            let helps = self.hits * 3 >= self.misses;
-            self.clear();
-            if !helps {
-                self.rest = REST_MESSAGES;
-                return;
-            }
+        if self.bytes() + headers.len() > self.room && !self.make_room() {
+            return;
         }
-        self.lists += (route.live.len() + route.durable.len()) * size_of::<Slot>();
+        let hash_of_these = hash(&self.hasher, session, headers);
+        self.again += u64::from(self.seen.insert(hash_of_these));
+        self.lists += route.list_bytes();
         let place = self.known.len() as u32;
         let (at, len) = (self.headers.len() as u32, headers.len() as u32);
         self.headers.extend_from_slice(headers);
@@ -185,7 +185,22 @@ impl Memo {
             let known = &known[*place as usize];
             hash(hasher, known.session, &all[known.at as usize..][..known.len as usize])
         };
-        self.places.insert_unique(hash(hasher, session, headers), place, again);
+        self.places.insert_unique(hash_of_these, place, again);
+    }
+
+    /// Grows if that helps, else begins anew; false if it rests now.
+    fn make_room(&mut self) -> bool {
+        let comes_again = self.again * 4 >= self.known.len() as u64;
+        if comes_again && self.room < ROOM_BYTES_MAX {
+            self.room *= 2;
+            return true;
+        }
+        let helps = comes_again || self.hits * 3 >= self.misses;
+        self.clear();
+        if !helps {
+            (self.room, self.rest) = (ROOM_BYTES, REST_MESSAGES);
+        }
+        helps
     }
 
     fn bytes(&self) -> usize {
@@ -205,8 +220,8 @@ fn hash(hasher: &DefaultHashBuilder, session: SessionKey, headers: &[u8]) -> u64
 mod tests {
     use super::*;
 
-    fn route(slot: Slot) -> Route {
-        Route { live: [slot].into_iter().collect(), ..Route::default() }
+    fn route(slot: u32) -> Route {
+        Route::to(&[slot], &[])
     }
 
     #[test]
@@ -217,7 +232,7 @@ mod tests {
             memo.put(1, &number.to_le_bytes(), &route(number));
         }
         for number in 0..1000_u32 {
-            assert_eq!(*memo.get(1, &number.to_le_bytes()).unwrap().live, [number]);
+            assert_eq!(*memo.get(1, &number.to_le_bytes()).unwrap().live(), [number]);
             assert!(memo.get(2, &number.to_le_bytes()).is_none());
         }
         memo.clear();
@@ -232,16 +247,28 @@ mod tests {
             let headers = [number.to_le_bytes(); 12];
             assert!(memo.get(1, headers.as_flattened()).is_none());
             memo.put(1, headers.as_flattened(), &route(1));
-            assert!(memo.bytes() <= BYTES_MAX + 1024);
+            assert!(memo.bytes() <= ROOM_BYTES);
             rested |= memo.rest > 0;
         }
         assert!(rested);
     }
 
     #[test]
-    fn lists_of_any_length() {
-        for count in 0..4_u32 {
-            assert_eq!(*(0..count).collect::<Slots>(), (0..count).collect::<Vec<_>>());
-        }
+    fn it_grows_for_headers_that_come_again() {
+        let mut memo = Memo::default();
+        let mut pass = || {
+            let mut hits = 0;
+            for number in 0..100_000_u64 {
+                let headers = [number.to_le_bytes(); 12];
+                match memo.get(1, headers.as_flattened()) {
+                    Some(_) => hits += 1,
+                    None => memo.put(1, headers.as_flattened(), &route(1)),
+                }
+            }
+            assert!(memo.bytes() <= ROOM_BYTES_MAX);
+            hits
+        };
+        let hits: Vec<u32> = (0..10).map(|_| pass()).collect();
+        assert_eq!(hits[9], 100_000, "{hits:?}");
     }
 }

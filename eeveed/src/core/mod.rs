@@ -21,6 +21,7 @@ mod queue;
 mod record;
 mod reload;
 mod request;
+mod route;
 mod session;
 mod share;
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use libeevee::wire::{DocumentView, Envelope, HEADER_BYTES, Lead, PUBLISH, frame_length};
 
-use super::memo::Slots;
+use super::index::Found;
 use super::message::Routed;
 use super::queue::PLACE_BYTES;
 use super::session::{Session, SessionKey};
@@ -21,7 +21,7 @@ const PLAIN_ENVELOPE: [u8; 4] = [0; 4];
 struct Stuck<'a> {
     id: u64,
     /// Those that have it not.
-    rest: Slots,
+    rest: Found,
     document: DocumentView<'a>,
 }
 
@@ -48,19 +48,24 @@ impl Core {
             let Ok(Some(length)) = frame_length(&input[at..], frame_bytes_max) else { break };
             let body = &input[at + HEADER_BYTES..at + length];
             let Some((document, route)) = self.memo.read(key, body) else { break };
-            if route.denied || !route.durable.is_empty() || messages == 0 || bytes <= 0 || self.ids.start >= ids_end {
+            if route.is_denied()
+                || !route.durable().is_empty()
+                || messages == 0
+                || bytes <= 0
+                || self.ids.start >= ids_end
+            {
                 break;
             }
             // The same look at memory as one by one; a queue may be needed for it.
-            let wanted = Routed::size_of(document) + route.live.len() * PLACE_BYTES;
+            let wanted = Routed::size_of(document) + route.live().len() * PLACE_BYTES;
             if self.memory + self.owed + wanted > self.limits.memory_bytes {
                 break;
             }
             let id = self.ids.start;
             self.ids.start += 1;
             let frame_bytes = lead.set(id, document.bytes().len());
-            self.unrouted += u64::from(route.live.is_empty());
-            for (done, slot) in route.live.iter().enumerate() {
+            self.unrouted += u64::from(route.live().is_empty());
+            for (done, slot) in route.live().iter().enumerate() {
                 let taken = 'taken: {
                     let Some(subscription) = self.subscriptions.get_mut(*slot as usize) else { break 'taken false };
                     if subscription.listed || subscription.durable.is_some() || !subscription.window_is_open() {
@@ -97,7 +102,7 @@ impl Core {
                     true
                 };
                 if !taken {
-                    let rest = route.live[done..].iter().copied().collect();
+                    let rest = route.live()[done..].iter().copied().collect();
                     stuck = Some(Stuck { id, rest, document });
                     break;
                 }

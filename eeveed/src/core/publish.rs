@@ -13,9 +13,9 @@ use libeevee::wire::{
 use super::durable::repeat::Known;
 use super::durable::{Confirm, Enqueue};
 use super::index::{Found, Headers, Pairs, Slot, View};
-use super::memo::{Route, Slots};
 use super::message::Routed;
 use super::queue::{PLACE_BYTES, Pushed, Waiting};
+use super::route::Route;
 use super::session::{SessionKey, beyond, refusal, shortened};
 use super::storage::{Record, Write};
 use super::subscribe::{last_size, leaving_size};
@@ -146,7 +146,7 @@ impl Core {
             wanted_ms: 0,
         };
         let sent = self.send(now, key, outgoing);
-        let waits = sent.as_ref().is_ok_and(|sent| !sent.to.durable.is_empty());
+        let waits = sent.as_ref().is_ok_and(|sent| !sent.to.durable().is_empty());
         if epoch != 0 && !waits {
             self.remember(key, epoch, sequence, sent.as_ref().map(|sent| sent.id).ok());
         }
@@ -155,7 +155,7 @@ impl Core {
             Ok(_) if waits => return,
             Ok(Sent { id, to }) => {
                 if confirm.wanted {
-                    let live = u32::try_from(to.live.len()).unwrap_or(u32::MAX);
+                    let live = u32::try_from(to.live().len()).unwrap_or(u32::MAX);
                     self.tell(key, &Frame::new(number, Content::Published(Published { id, live, durable: 0 })));
                 }
             }
@@ -263,20 +263,20 @@ impl Core {
                 route
             }
         };
-        if to.denied {
+        if to.is_denied() {
             return Err(self.told_denied(key, &source, id, document));
         }
         if !self.volatile.is_empty() {
-            let all = to.live.iter().chain(&*to.durable).copied();
+            let all = to.live().iter().chain(to.durable()).copied();
             to = self.targets(all.chain(self.find_volatile(&view())).collect());
         }
-        if !to.live.is_empty() {
-            self.check_memory(Routed::size_of(document) + to.live.len() * PLACE_BYTES)?;
+        if !to.live().is_empty() {
+            self.check_memory(Routed::size_of(document) + to.live().len() * PLACE_BYTES)?;
         }
-        if !to.durable.is_empty() {
+        if !to.durable().is_empty() {
             let size = Record::size_of(document, &source);
             self.check_share(key, size as usize)?;
-            self.check_durable(&to.durable, size)?;
+            self.check_durable(to.durable(), size)?;
         }
         self.published += 1;
         if let Some(session) = self.sessions.get_mut(&key) {
@@ -288,7 +288,7 @@ impl Core {
         if to.is_empty() {
             self.unrouted += 1;
         }
-        if !to.durable.is_empty() {
+        if !to.durable().is_empty() {
             let record = Record {
                 id,
                 source: (*source).into(),
@@ -298,13 +298,13 @@ impl Core {
                 reply_address: outgoing.reply_address,
                 document: document.detached(),
             };
-            let live = u32::try_from(to.live.len()).unwrap_or(u32::MAX);
+            let live = u32::try_from(to.live().len()).unwrap_or(u32::MAX);
             let Outgoing { epoch, sequence, confirm, wanted_ms, .. } = outgoing;
             let credit = Some((key, document.bytes().len() as u64));
             let enqueue = Enqueue { confirm, source: &source, epoch, sequence, live, credit, record, wanted_ms };
-            self.enqueue_durable(now, &to.durable, enqueue);
+            self.enqueue_durable(now, to.durable(), enqueue);
         }
-        if !to.live.is_empty() {
+        if !to.live().is_empty() {
             let envelope = Envelope {
                 id,
                 source: &source,
@@ -315,7 +315,7 @@ impl Core {
                 attempt: 1,
                 waited_ms: 0,
             };
-            self.deliver(now, &to.live, &envelope, document);
+            self.deliver(now, to.live(), &envelope, document);
         }
         Ok(Sent { id, to })
     }
@@ -341,8 +341,8 @@ impl Core {
             self.hops.keep(id, hops);
         }
         let to = self.targets(found);
-        if !to.durable.is_empty() {
-            match self.check_durable(&to.durable, Record::size_of(document, source)) {
+        if !to.durable().is_empty() {
+            match self.check_durable(to.durable(), Record::size_of(document, source)) {
                 Ok(()) => {
                     let record = Record {
                         id,
@@ -356,22 +356,22 @@ impl Core {
                     let (epoch, sequence, live, wanted_ms) = (0, 0, 0, 0);
                     let enqueue =
                         Enqueue { confirm: None, source, epoch, sequence, live, credit: None, record, wanted_ms };
-                    self.enqueue_durable(now, &to.durable, enqueue);
+                    self.enqueue_durable(now, to.durable(), enqueue);
                 }
                 // There is no publisher to refuse it to; those who do not get it are told.
-                Err(_) => to.durable.iter().for_each(|slot| self.tell_gap(*slot, id, GapReason::Memory)),
+                Err(_) => to.durable().iter().for_each(|slot| self.tell_gap(*slot, id, GapReason::Memory)),
             }
         }
-        if to.live.is_empty() {
+        if to.live().is_empty() {
             return;
         }
-        if self.check_memory(Routed::size_of(document) + to.live.len() * PLACE_BYTES).is_err() {
-            self.lose(now, &to.live, id, GapReason::Memory);
+        if self.check_memory(Routed::size_of(document) + to.live().len() * PLACE_BYTES).is_err() {
+            self.lose(now, to.live(), id, GapReason::Memory);
             return;
         }
         let envelope =
             Envelope { id, source, timestamp: now.wall, cause, hops, reply_address: None, attempt: 1, waited_ms: 0 };
-        self.deliver(now, &to.live, &envelope, document);
+        self.deliver(now, to.live(), &envelope, document);
     }
 
     /// Whether so many bytes more may wait in the bus.
@@ -387,7 +387,7 @@ impl Core {
 
     fn find_route(&self, key: SessionKey, view: &View<'_>) -> Route {
         if self.sessions.get(&key).is_none_or(|session| !session.may_publish.admits(view)) {
-            return Route { denied: true, ..Route::default() };
+            return Route::Denied;
         }
         self.targets(self.find_indexed(view))
     }
@@ -395,9 +395,8 @@ impl Core {
     /// Sorts subscriptions into live and durable ones.
     fn targets(&self, found: Found) -> Route {
         let is_durable = |slot: &Slot| self.subscriptions[*slot as usize].durable.is_some();
-        let durable: Slots = found.iter().copied().filter(is_durable).collect();
-        let live = found.into_iter().filter(|slot| !is_durable(slot)).collect();
-        Route { denied: false, live, durable }
+        let (durable, live): (Found, Found) = found.into_iter().partition(is_durable);
+        Route::to(&live, &durable)
     }
 
     /// The subscriptions of the index that match and may receive it.

@@ -82,18 +82,18 @@ impl Core {
                 self.refuse(key, number, refusal(Code::NoResponder, text));
             }
             Ok(sent) => {
-                waits = !sent.to.durable.is_empty();
+                waits = !sent.to.durable().is_empty();
                 let deadline = now.mono + Duration::from_millis(deadline_ms);
                 let subscriptions = |slots: &[Slot]| {
                     let slots: Vec<Slot> = slots.to_vec();
                     slots.into_iter().filter_map(|slot| self.subscriptions.get(slot as usize))
                 };
                 let mut receivers: Vec<SessionKey> =
-                    subscriptions(&sent.to.live).map(|subscription| subscription.session).collect();
+                    subscriptions(sent.to.live()).map(|subscription| subscription.session).collect();
                 receivers.sort_unstable();
                 receivers.dedup();
                 let owner = |subscription: &Subscription| Some(subscription.durable.as_deref()?.owner.clone());
-                let owners = subscriptions(&sent.to.durable).filter_map(owner).collect();
+                let owners = subscriptions(sent.to.durable()).filter_map(owner).collect();
                 let request =
                     Request { session: key, number, deadline, deadline_ms, receivers: receivers.into(), owners };
                 let size = request.size();

@@ -37,7 +37,10 @@ pub(super) fn parse(text: &str) -> Result<Filter, Mistake> {
         mistake.found = format!("{} bytes", text.len());
         return Err(mistake);
     }
-    let filter = Filter { clauses: Parser { text, at: 0 }.filter()? };
+    let mut clauses = Parser { text, at: 0 }.filter()?;
+    // A bus keeps thousands of them.
+    clauses.shrink_to_fit();
+    let filter = Filter { clauses };
     // The normal form can be longer by a space or a pair of quotes, and it has to parse as well.
     let printed = printed_bytes(&filter);
     if printed > FILTER_BYTES_MAX {
