@@ -1,6 +1,7 @@
 //! By what a file is known again: its first bytes, and those before a place in it. Names and inodes are used again by
 //! others; a file that was cut to nothing and has grown past the place since looks the same from outside.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -8,10 +9,15 @@ use std::os::unix::fs::FileExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::marks::Marks;
 use crate::split::GUARD_BYTES;
 
 /// How many of the first bytes count.
 pub(crate) const HEAD_BYTES: usize = 256;
+
+/// What is compared of two files that are both there.
+const SAMPLE_BYTES: usize = 4 << 10;
+const SAMPLES: u64 = 16;
 
 /// The bytes themselves, of a file that is open.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +26,19 @@ pub(crate) struct Print {
     /// The bytes before `offset`.
     pub(crate) guard: Vec<u8>,
     pub(crate) offset: u64,
+    pub(crate) marks: Marks,
+}
+
+/// What a file has to do with one that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Likeness {
+    Other,
+    /// It begins like it, and ends so soon that this may be chance.
+    Alike,
+    /// It begins like it, and ends before the place.
+    Shorter,
+    /// It has all that stood before the place.
+    Whole,
 }
 
 /// The same as it is written down: what logs say stays in the logs.
@@ -29,12 +48,15 @@ pub(crate) struct Digested {
     pub(crate) head: String,
     pub(crate) guard_bytes: usize,
     pub(crate) guard: String,
+    #[serde(default, skip_serializing_if = "Marks::is_empty")]
+    pub(crate) marks: Marks,
 }
 
 impl Print {
     /// That of a file at a place in it.
     pub(crate) fn of(file: &File, offset: u64) -> io::Result<Self> {
-        Ok(Self { head: head(file)?, guard: before(file, offset, GUARD_BYTES)?, offset })
+        let marks = Marks::of(file, offset)?;
+        Ok(Self { head: head(file)?, guard: before(file, offset, GUARD_BYTES)?, offset, marks })
     }
 
     /// Whether this is still the file, with all that stood before the place.
@@ -45,6 +67,18 @@ impl Print {
         Ok(read(file, 0, self.head.len())? == self.head && before(file, self.offset, self.guard.len())? == self.guard)
     }
 
+    /// What another file has to do with this one.
+    pub(crate) fn likeness(&self, file: &File, size: u64) -> io::Result<Likeness> {
+        if self.head.is_empty() {
+            return Ok(Likeness::Other);
+        }
+        if self.holds(file, size)? {
+            return Ok(Likeness::Whole);
+        }
+        let begins = self.head.starts_with(&read(file, 0, self.head.len().min(size as usize))?);
+        Ok(beginning(begins && size < self.offset && self.marks.hold(file, size)?, self.marks.covers(size)))
+    }
+
     /// Bytes were read that follow the place.
     pub(crate) fn extend(&mut self, bytes: &[u8]) {
         let known = self.head.len() as u64;
@@ -52,6 +86,7 @@ impl Print {
             let new = bytes.get((known - self.offset) as usize..).unwrap_or_default();
             self.head.extend_from_slice(&new[..new.len().min(HEAD_BYTES - self.head.len())]);
         }
+        self.marks.extend(&self.guard, bytes, self.offset + bytes.len() as u64);
         self.guard.extend_from_slice(&bytes[bytes.len().saturating_sub(GUARD_BYTES)..]);
         let over = self.guard.len().saturating_sub(GUARD_BYTES);
         self.guard.drain(..over);
@@ -61,7 +96,24 @@ impl Print {
 
 impl Digested {
     pub(crate) fn new(head: &[u8], guard: &[u8]) -> Self {
-        Self { head_bytes: head.len(), head: digest(head), guard_bytes: guard.len(), guard: digest(guard) }
+        let marks = Marks::default();
+        Self { head_bytes: head.len(), head: digest(head), guard_bytes: guard.len(), guard: digest(guard), marks }
+    }
+
+    /// What another file has to do with the one that this is of, whose place is `offset`.
+    pub(crate) fn likeness(&self, file: &File, size: u64, offset: u64) -> io::Result<Likeness> {
+        if self.head_bytes == 0 {
+            return Ok(Likeness::Other);
+        }
+        if self.holds(file, size, offset)? {
+            return Ok(Likeness::Whole);
+        }
+        if size >= offset || self.head_bytes > HEAD_BYTES {
+            return Ok(Likeness::Other);
+        }
+        let begins =
+            size == 0 || (size >= self.head_bytes as u64 && digest(&read(file, 0, self.head_bytes)?) == self.head);
+        Ok(beginning(begins && self.marks.hold(file, size)?, self.marks.covers(size)))
     }
 
     /// Whether this is the file, with all that stood before `offset`.
@@ -76,6 +128,46 @@ impl Digested {
         Ok(digest(&read(file, 0, self.head_bytes)?) == self.head
             && digest(&before(file, offset, self.guard_bytes)?) == self.guard)
     }
+}
+
+fn beginning(begins: bool, is_sure: bool) -> Likeness {
+    match (begins, is_sure) {
+        (true, true) => Likeness::Shorter,
+        (true, false) => Likeness::Alike,
+        (false, _) => Likeness::Other,
+    }
+}
+
+/// The first bytes of a file that is not known, to be compared with many that are.
+pub(crate) struct Head {
+    bytes: Vec<u8>,
+    digests: HashMap<usize, String>,
+}
+
+impl Head {
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
+        Ok(Self { bytes: head(file)?, digests: HashMap::new() })
+    }
+
+    /// Whether a file that is known begins so; of others there is nothing more to ask.
+    pub(crate) fn is_of(&mut self, known: &Digested) -> bool {
+        let count = known.head_bytes;
+        let Some(bytes) = self.bytes.get(..count).filter(|bytes| !bytes.is_empty()) else { return false };
+        *self.digests.entry(count).or_insert_with(|| digest(bytes)) == known.head
+    }
+}
+
+/// Whether a file begins with so many bytes of another one, as far as samples say: its last bytes, and some on the way.
+pub(crate) fn begins_with(file: &File, other: &File, bytes: u64) -> io::Result<bool> {
+    let last = bytes.saturating_sub(SAMPLE_BYTES as u64);
+    for number in 0..=SAMPLES {
+        let from = last / SAMPLES * number + last % SAMPLES * number / SAMPLES;
+        let length = (bytes - from).min(SAMPLE_BYTES as u64) as usize;
+        if read(file, from, length)? != read(other, from, length)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 pub(crate) fn head(file: &File) -> io::Result<Vec<u8>> {
@@ -145,7 +237,7 @@ mod tests {
             print.extend(b"0123456789");
         }
         assert_eq!((print.head.len(), print.guard.len(), print.offset), (256, 64, 300));
-        let mut from_end = Print { head: b"0123456789".to_vec(), guard: b"89".to_vec(), offset: 8 };
+        let mut from_end = Print { head: b"0123456789".to_vec(), guard: b"89".to_vec(), offset: 8, ..Print::default() };
         from_end.extend(b"89ab");
         assert_eq!((from_end.head.as_slice(), from_end.offset), (&b"0123456789ab"[..], 12));
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::print::Digested;
+use super::print::{Digested, Likeness};
 use crate::split::Position;
 
 const VERSION: u32 = 1;
@@ -45,6 +45,13 @@ pub(crate) struct Entry {
     /// A copy that was made of the file, and not followed for itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) copy: bool,
+}
+
+impl Entry {
+    /// What another file has to do with this one.
+    pub(crate) fn likeness(&self, file: &File, size: u64) -> io::Result<Likeness> {
+        self.digested.likeness(file, size, self.position.offset)
+    }
 }
 
 impl Default for State {

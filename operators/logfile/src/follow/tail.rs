@@ -7,9 +7,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::print::{self, Digested, HEAD_BYTES, Print};
+use super::print::{self, Digested, HEAD_BYTES, Likeness, Print};
 use super::state::Entry;
 use crate::split::{Position, Record, Rules, Splitter};
 
@@ -194,6 +194,18 @@ impl Tail {
         self.print.holds(&self.file, size)
     }
 
+    /// What another file has to do with this one; none when this one was cut just now.
+    pub(crate) fn likeness(&mut self, other: &File, size: u64) -> io::Result<Option<Likeness>> {
+        if self.key.is_none() {
+            return self.print.likeness(other, size).map(Some);
+        }
+        // By that, it is known which of them is the copy when this one is cut next.
+        self.holds()?;
+        let is_copy = size <= self.file.metadata()?.len() && print::begins_with(&self.file, other, size)?;
+        let likeness = if is_copy { Likeness::Whole } else { Likeness::Other };
+        Ok(self.holds()?.then_some(likeness))
+    }
+
     /// A copy with the same content is read from here on in its place.
     pub(crate) fn take_copy(&mut self, file: File, now: Instant) -> io::Result<()> {
         self.key = Some(key(&file.metadata()?));
@@ -215,6 +227,10 @@ impl Tail {
         *self.sought_since.get_or_insert(now)
     }
 
+    pub(crate) fn is_sought_for(&self, time: Duration, now: Instant) -> bool {
+        self.sought_since.is_some_and(|since| now >= since + time)
+    }
+
     /// It is a copy of what was followed: it ends where it ends.
     pub(crate) fn ends(&mut self) {
         self.is_copy = true;
@@ -223,6 +239,8 @@ impl Tail {
     /// Nothing more can be read.
     pub(crate) fn lose(&mut self) {
         self.sought_since = None;
+        self.key = None;
+        self.saved = false;
         self.finish();
     }
 
@@ -307,16 +325,17 @@ impl Tail {
 
     /// What is to be written down; none when there is nothing to come back to.
     pub(crate) fn entry(&self) -> Option<Entry> {
-        let (device, inode) = match (self.key, self.sought_since) {
-            (Some(key), _) => key,
-            (None, Some(_)) => nowhere(self.epoch),
-            (None, None) => return None,
+        let (device, inode) = match self.key {
+            Some(key) => key,
+            // What the bus has not confirmed is read from a copy after a kill.
+            None if !self.is_over() => nowhere(self.epoch),
+            None => return None,
         };
         Some(Entry {
             path: self.path.clone(),
             device,
             inode,
-            digested: Digested::new(&self.print.head, &self.done_guard),
+            digested: Digested { marks: self.print.marks.clone(), ..Digested::new(&self.print.head, &self.done_guard) },
             epoch: self.epoch,
             position: self.done,
             cuts: self.cuts.clone(),
