@@ -78,6 +78,12 @@ pub(super) fn meaning(error: &Error) -> Meaning {
     }
 }
 
+/// Whether a sync failed.
+pub(super) fn is_sync(error: &Error) -> bool {
+    let Error::SqliteFailure(failure, _) = error else { return false };
+    matches!(failure.extended_code, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC)
+}
+
 /// What went wrong while a batch was carried out.
 #[derive(Debug)]
 pub(super) enum Failure {

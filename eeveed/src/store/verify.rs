@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Error, Row};
 
-use super::error::{Meaning, meaning};
+use super::error::{Meaning, is_sync, meaning};
 use super::row::{Meta, SIZE, read_meta, unsigned};
 use super::schema::{self, APPLICATION_ID, TABLES, Table};
 use super::state::State;
@@ -27,6 +27,8 @@ pub(super) enum Trouble {
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
         match meaning(&error) {
+            // It says nothing of what was committed before; another start tries again.
+            Meaning::Unknown if is_sync(&error) => Self::Cannot(error),
             Meaning::Corrupt | Meaning::Unknown => Self::Damage(error.to_string()),
             Meaning::Full | Meaning::Busy | Meaning::Unreachable | Meaning::Unwritten => Self::Cannot(error),
         }

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use rusqlite::ffi;
 
 use super::super::error::{Failure, Meaning, meaning};
+use super::super::verify::Trouble;
 use super::super::{OpenError, Store};
 use super::disk::{Disk, unavailable};
 use super::generator::*;
@@ -93,6 +94,21 @@ fn after_a_failed_sync_nothing_is_tried_again() {
     // A new start looks what is there.
     let (mut store, recovered) = open(dir.path(), generator.wall());
     assert_eq!(Content::of(&mut store, &recovered), generator.content);
+}
+
+/// A whole database is not set aside because a start cannot sync it.
+#[test]
+fn a_sync_that_fails_at_a_start_is_no_damage() {
+    for (code, is_damage) in [
+        (ffi::SQLITE_IOERR_FSYNC, false),
+        (ffi::SQLITE_IOERR_DIR_FSYNC, false),
+        (ffi::SQLITE_FULL, false),
+        (ffi::SQLITE_CORRUPT, true),
+        (ffi::SQLITE_IOERR_READ, true),
+    ] {
+        let trouble = Trouble::from(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        assert_eq!(matches!(trouble, Trouble::Damage(_)), is_damage, "{trouble:?}");
+    }
 }
 
 #[test]
