@@ -242,7 +242,6 @@ mod check {
     use std::collections::{BTreeMap, HashMap};
 
     use super::*;
-    use crate::core::message::Routed;
     use crate::core::queue::{Entry, PLACE_BYTES};
 
     #[derive(Default)]
@@ -261,7 +260,7 @@ mod check {
         pub(crate) fn check_accounts(&self) {
             let mut naive = Naive::default();
             let (mut memory, mut owed) = (0, 0);
-            let mut messages: HashMap<*const Routed, usize> = HashMap::new();
+            let mut messages: HashMap<*const u8, usize> = HashMap::new();
             for account in self.shares.accounts.values() {
                 naive.at(account);
             }
