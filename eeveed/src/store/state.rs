@@ -15,6 +15,8 @@ pub(super) struct State {
     pub(super) time_ms: u64,
     pub(super) wall: u64,
     pub(super) digest: u64,
+    /// When the last of the dead letters died: none dies before another, whatever the clock does.
+    pub(super) died: u64,
     /// Dead letters, and the sum of their sizes.
     pub(super) dead: u64,
     pub(super) dead_bytes: u64,

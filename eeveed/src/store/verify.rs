@@ -207,11 +207,12 @@ pub(super) fn recover(connection: &Connection, state: &mut State, wall: u64) -> 
             found.oldest_ms = Some(found.oldest_ms.map_or(since, |oldest| oldest.min(since)));
         }
     }
-    (state.dead, state.dead_bytes, state.dead_of) = (0, 0, Arc::default());
-    let mut select = connection.prepare(&format!("SELECT durable, {SIZE} FROM dead NOT INDEXED"))?;
+    (state.died, state.dead, state.dead_bytes, state.dead_of) = (0, 0, 0, Arc::default());
+    let mut select = connection.prepare(&format!("SELECT durable, {SIZE}, died FROM dead NOT INDEXED"))?;
     let mut rows = select.query(())?;
     while let Some(row) = rows.next()? {
         state.count_dead(row.get(0)?, unsigned(row.get(1)?));
+        state.died = state.died.max(unsigned(row.get(2)?));
         if let Some(found) = subscriptions.get_mut(&row.get(0)?) {
             found.dead += 1;
         }

@@ -72,7 +72,8 @@ impl Work<'_, '_> {
         match message {
             Some(message) => {
                 let death = death.clone();
-                DeadRow { entry, durable, record: message.record, died: self.wall, death }
+                self.next.died = self.next.died.max(self.died);
+                DeadRow { entry, durable, record: message.record, died: self.died, death }
                     .insert(self.connection, self.next)?;
             }
             None => {

@@ -38,7 +38,8 @@ pub(super) fn apply(
     next.time_ms = next.time_ms.max(batch.time_ms);
     next.wall = batch.wall;
     let (committed, dead_removed) = (Committed::default(), BTreeMap::new());
-    let mut work = Work { connection, next, wall: batch.wall, committed, dead_removed, rows: 0, pause };
+    let died = if batch.wall < next.died { next.died.saturating_add(1) } else { batch.wall };
+    let mut work = Work { connection, next, died, committed, dead_removed, rows: 0, pause };
     for write in &batch.writes {
         work.write(write)?;
         work.changed(1)?;
@@ -50,7 +51,8 @@ pub(super) fn apply(
 struct Work<'a, 'p> {
     connection: &'a Connection,
     next: &'a mut State,
-    wall: u64,
+    /// When those die that this batch kills.
+    died: u64,
     committed: Committed,
     dead_removed: BTreeMap<DurableKey, u64>,
     rows: u64,

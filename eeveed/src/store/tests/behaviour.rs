@@ -135,3 +135,23 @@ fn a_page_ends_at_its_bounds() {
     assert_eq!(load(0, 100, 1), (vec![1], true), "one at least");
     assert_eq!(load(10, 100, 1), (vec![], false));
 }
+
+/// A clock that is put right again must not make the newest dead letters the oldest.
+#[test]
+fn dead_letters_go_in_the_order_of_their_deaths_whatever_the_clock_does() {
+    let mut store = Store::in_memory();
+    let row = SubscriptionRow { durable: 1, owner: "a".into(), name: "b".into(), spec: String::new() };
+    let mut writes = vec![Write::Subscription(row)];
+    let enqueue = |entry| Write::Enqueue { entry, durable: 1, since_ms: 0, expires_ms: 0, record: record(entry, 10) };
+    writes.extend((1..=4).map(enqueue));
+    store.commit(&Batch { number: 1, time_ms: 0, wall: 1_000, writes }).unwrap();
+    // Ahead, then right, and after a start.
+    for (number, entry, wall) in [(2, 4, 9_000), (3, 3, 2_000), (4, 2, 2_100), (5, 1, 2_200)] {
+        let death = death(libeevee::GapReason::DeadLetter, "no");
+        let writes = vec![Write::Die { entry, death }, trim(2, u64::MAX)];
+        store.commit(&Batch { number, time_ms: 0, wall, writes }).unwrap();
+        store.reopen(wall);
+    }
+    let left = store.dead_letters(None, None, 0, 10).unwrap().letters;
+    assert_eq!(left.iter().map(|letter| letter.entry).collect::<Vec<_>>(), [1, 2]);
+}
