@@ -288,7 +288,8 @@ impl Connection {
                 // otherwise such frames could hold all memory for ever.)
                 self.partial_since = None;
             }
-            let overdue = self.partial_since.map(|since| since + FRAME_TIME);
+            let since = self.partial_since;
+            let overdue = since.map(|since| since + FRAME_TIME);
             let timer = starved.then(|| Instant::now() + MEMORY_TIME).into_iter().chain(overdue).min();
             match wait(&outlet, reads, has_output, timer.map(|at| Box::pin(sleep_until(at)))).await {
                 Some(Waited::Woken) => {}
@@ -304,6 +305,9 @@ impl Connection {
                 },
                 // There may be memory now.
                 None if overdue.is_none_or(|overdue| Instant::now() < overdue) => {}
+                // The rest may have come while the bus, not its peer, was slow.
+                None if self.read(hub, key) == Read::Full
+                    || self.partial_since.is_none_or(|now| Some(now) != since) => {}
                 None => {
                     self.partial_since = None;
                     let text = format!("a frame was begun and not finished within {} s", FRAME_TIME.as_secs());
@@ -385,6 +389,10 @@ impl Connection {
             self.partial_since = Some(Instant::now());
         } else {
             self.partial_since.get_or_insert_with(Instant::now);
+        }
+        // Room that a large frame left behind is nobody's.
+        if self.input.len() <= PART_BYTES && self.input.capacity() > 2 * PART_BYTES {
+            self.input.shrink_to_fit();
         }
         // What fits a chunk or two is not worth counting.
         let large = if self.input.len() > PART_BYTES { self.input.capacity() } else { 0 };

@@ -11,6 +11,7 @@ use crate::peer::Needs;
 const CONNECTIONS: usize = 256;
 const SUBSCRIPTIONS: usize = 512;
 const QUEUE_MESSAGES: usize = 1000;
+const FILTERS: usize = 4096;
 const UNINDEXED: usize = 64;
 
 /// Subscriptions take memory, of which one user has a quarter by default: 64 MiB.
@@ -26,6 +27,9 @@ pub(crate) fn limits(needs: &Needs) -> Vec<(&'static str, String)> {
     }
     if needs.subscriptions > SUBSCRIPTIONS {
         limits.push(("subscriptions-per-session", needs.subscriptions.to_string()));
+    }
+    if needs.subscribers * needs.subscriptions > FILTERS {
+        limits.push(("filters-per-uid", (needs.subscribers * needs.subscriptions).to_string()));
     }
     if needs.unindexed > UNINDEXED {
         limits.push(("unindexed-filters", needs.unindexed.to_string()));

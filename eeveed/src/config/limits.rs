@@ -98,6 +98,8 @@ limits! {
     connections_per_uid: usize as count = 256, 1..=16_384;
     /// Subscriptions of one session.
     subscriptions_per_session: usize as count = 512, 1..=65_536;
+    /// Filters of one user. Each may have to be looked at for a message that it does not match.
+    filters_per_uid: usize as count = 4096, 1..=1_000_000;
     /// Filters of one user that are looked at for every message: those without an equality clause, and those that look
     /// at id, timestamp, cause or hops.
     unindexed_filters: usize as count = 64, 0..=65_536;

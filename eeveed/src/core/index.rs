@@ -164,30 +164,31 @@ impl Index {
         }
     }
 
-    /// Each subscription that wants the message, once.
-    pub(crate) fn find(&self, view: &View<'_>) -> Found {
+    /// Each subscription that wants the message, once; `work` grows by the filters that were looked at.
+    pub(crate) fn find(&self, view: &View<'_>, work: &mut usize) -> Found {
         let mut found = Found::new();
         // By the keys that filters stand under where these are few, as they mostly are; else by those of the message.
         if self.equal.len() <= view.headers().len() {
             for (key, by_value) in &self.equal {
                 if let Some(bucket) = view.text(key).and_then(|value| by_value.get(value)) {
-                    self.check(bucket, view, &mut found);
+                    self.check(bucket, view, &mut found, work);
                 }
             }
         } else {
             for (key, value) in view.headers().iter().copied().chain([("source", view.source)]) {
                 if let Some(bucket) = self.equal.get(key).and_then(|by_value| by_value.get(value)) {
-                    self.check(bucket, view, &mut found);
+                    self.check(bucket, view, &mut found, work);
                 }
             }
         }
-        self.check(&self.rest, view, &mut found);
+        self.check(&self.rest, view, &mut found, work);
         found.sort_unstable();
         found.dedup();
         found
     }
 
-    fn check(&self, bucket: &Bucket, view: &View<'_>, found: &mut Found) {
+    fn check(&self, bucket: &Bucket, view: &View<'_>, found: &mut Found, work: &mut usize) {
+        *work += bucket.len();
         found.extend(bucket.iter().filter_map(|(number, _)| {
             let filed = &self.filed[*number as usize];
             // The clause that it was found by holds.

@@ -10,6 +10,10 @@ use super::{Action, Core, Now};
 /// Beyond this much of unread answers, the peer's requests have to wait.
 const BACKLOG_BYTES: usize = 256 << 10;
 
+/// So many filters looked at and deliveries made, and the others have their turn: with many subscriptions, a chunk of small
+/// messages may be seconds of work.
+pub(super) const WORK_MAX: usize = 16 << 10;
+
 /// What was made of some bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Taken {
@@ -23,7 +27,7 @@ pub(crate) struct Taken {
 pub(crate) enum Rest {
     /// They are the beginning of a frame, or none.
     Partial,
-    /// They may have whole frames, which wait until the peer reads the answers to those before.
+    /// They may have whole frames, which wait until the peer reads the answers to those before, or for their next turn.
     Held,
     /// The stream cannot be understood any more; the session ends.
     Broken,
@@ -51,12 +55,16 @@ impl Core {
         let mut at = 0;
         // The session may have answers from before.
         self.answered = true;
+        self.work = 0;
         let rest = loop {
             if std::mem::take(&mut self.answered) && !self.takes_frames(key) {
                 break Rest::Held;
             }
             at += self.take_plain(now, key, &input[at..], frame_bytes_max);
             let rest = &input[at..];
+            if self.work > WORK_MAX && !rest.is_empty() {
+                break Rest::Held;
+            }
             let length = match frame_length(rest, frame_bytes_max) {
                 Ok(None) => break Rest::Partial,
                 Ok(Some(length)) => length,

@@ -44,7 +44,7 @@ use libeevee::log::LogRecord;
 use libeevee::module::Module as ModuleFile;
 use libeevee::wire::{Code, Content, Control, Frame, Refusal, Text, Value, WireError};
 
-use self::durable::{Journal, is_committing};
+use self::durable::{Durable, Journal, is_committing};
 use self::index::{Index, Slot};
 pub(crate) use self::intake::{Rest, Taken};
 use self::memo::Memo;
@@ -200,6 +200,8 @@ pub(crate) struct Core {
     pub(crate) direct_bytes: usize,
     /// Whether a session was told something; see `intake.rs`.
     answered: bool,
+    /// How many filters were looked at, and how many deliveries made, in this turn; see `intake.rs`.
+    work: usize,
     /// Whether a log record is being published.
     in_record: bool,
     /// The envelope of the message that is on its way.
@@ -249,6 +251,7 @@ impl Core {
             actions: Vec::new(),
             direct_bytes: DIRECT_BYTES,
             answered: false,
+            work: 0,
             in_record: false,
             head: Vec::new(),
             scratch: Vec::new(),
@@ -395,9 +398,17 @@ impl Core {
         if waits > SMALL_BACKLOG && session.account.left(self.limits.memory_per_uid) == 0 { usize::MAX } else { waits }
     }
 
-    /// Whether the shell still carries out something that this session asked for.
+    /// Whether something that this session asked for is not answered yet.
     pub(crate) fn is_at_work(&self, key: SessionKey) -> bool {
-        self.sessions.get(&key).is_some_and(|session| !session.verbs.is_empty())
+        let opens = |(_, slot): &(u32, Slot)| {
+            let durable = self.subscriptions.get(*slot as usize).and_then(|found| found.durable.as_deref());
+            durable.is_some_and(Durable::is_opening)
+        };
+        let Some(session) = self.sessions.get(&key) else { return false };
+        !session.verbs.is_empty()
+            || session.requests_open > 0
+            || session.subscriptions.iter().any(opens)
+            || self.journal.owes_answer(key)
     }
 
     /// Whether something waits for the disk; a stop waits for it.

@@ -6,6 +6,7 @@
 use libeevee::wire::{DocumentView, Envelope, HEADER_BYTES, Lead, PUBLISH, frame_length};
 
 use super::index::Found;
+use super::intake::WORK_MAX;
 use super::message::Routed;
 use super::queue::PLACE_BYTES;
 use super::session::{Session, SessionKey};
@@ -44,9 +45,10 @@ impl Core {
         let mut stuck = None;
         // The session that had the last delivery, which mostly has the next.
         let mut last: Option<(SessionKey, &mut Session)> = None;
-        while stuck.is_none() && is_plain(&input[at..]) {
+        while stuck.is_none() && self.work <= WORK_MAX && is_plain(&input[at..]) {
             let Ok(Some(length)) = frame_length(&input[at..], frame_bytes_max) else { break };
-            let body = &input[at + HEADER_BYTES..at + length];
+            // A length too short for a frame is for others to refuse.
+            let Some(body) = input.get(at + HEADER_BYTES..at + length) else { break };
             let Some((document, route)) = self.memo.read(key, body) else { break };
             if route.is_denied()
                 || !route.durable().is_empty()
@@ -61,6 +63,7 @@ impl Core {
             if self.memory + self.owed + wanted > self.limits.memory_bytes {
                 break;
             }
+            self.work += route.live().len();
             let id = self.ids.start;
             self.ids.start += 1;
             let frame_bytes = lead.set(id, document.bytes().len());

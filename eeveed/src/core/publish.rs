@@ -263,10 +263,12 @@ impl Core {
                 route
             }
         };
+        self.work += to.live().len() + to.durable().len();
         if to.is_denied() {
             return Err(self.told_denied(key, &source, id, document));
         }
         if !self.volatile.is_empty() {
+            self.work += self.volatile.len();
             let all = to.live().iter().chain(to.durable()).copied();
             to = self.targets(all.chain(self.find_volatile(&view())).collect());
         }
@@ -385,11 +387,12 @@ impl Core {
         Err(beyond(Code::Memory, text, max as u64, wanted as u64))
     }
 
-    fn find_route(&self, key: SessionKey, view: &View<'_>) -> Route {
+    fn find_route(&mut self, key: SessionKey, view: &View<'_>) -> Route {
         if self.sessions.get(&key).is_none_or(|session| !session.may_publish.admits(view)) {
             return Route::Denied;
         }
-        self.targets(self.find_indexed(view))
+        let found = self.find_indexed(view);
+        self.targets(found)
     }
 
     /// Sorts subscriptions into live and durable ones.
@@ -400,8 +403,8 @@ impl Core {
     }
 
     /// The subscriptions of the index that match and may receive it.
-    fn find_indexed(&self, view: &View<'_>) -> Found {
-        let mut to = self.index.find(view);
+    fn find_indexed(&mut self, view: &View<'_>) -> Found {
+        let mut to = self.index.find(view, &mut self.work);
         to.retain(|slot| self.may_receive(*slot, view));
         to
     }

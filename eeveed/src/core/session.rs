@@ -234,11 +234,14 @@ impl Session {
     }
 
     /// Whether a message of a subscription with these bounds may be put behind what is written next. While the socket takes
-    /// what comes, what waits there waits for a moment; when it does not, no more may wait than in a queue.
+    /// what comes, what waits there waits for a moment; when it does not, no more may wait than in a queue, and nothing that
+    /// has an age, because nobody looks at it there.
     #[inline]
     pub(super) const fn takes_directly(&self, bounds: &Bounds, direct_bytes: usize) -> bool {
         let waits = self.output.len() + self.unwritten;
-        waits < direct_bytes && (self.unwritten == 0 || (self.direct < bounds.messages && waits < bounds.bytes))
+        waits < direct_bytes
+            && (self.unwritten == 0
+                || (bounds.age_max.is_none() && self.direct < bounds.messages && waits < bounds.bytes))
     }
 
     /// Takes a buffer that was used before, if the session has none and is not slow, or has much before it: one that waits

@@ -22,6 +22,29 @@ use super::index::{Slot, is_indexed};
 use super::permit::is_volatile;
 use super::session::{SessionKey, beyond, shortened};
 
+/// How many filters there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Filters {
+    all: usize,
+    /// Those that are looked at for every message.
+    unindexed: usize,
+}
+
+impl Filters {
+    fn of(filters: &[Filter], volatile: bool) -> Self {
+        let indexed = if volatile { 0 } else { filters.iter().filter(|filter| is_indexed(filter)).count() };
+        Self { all: filters.len(), unindexed: filters.len() - indexed }
+    }
+
+    const fn plus(self, more: Self) -> Self {
+        Self { all: self.all + more.all, unindexed: self.unindexed + more.unindexed }
+    }
+
+    const fn minus(self, less: Self) -> Self {
+        Self { all: self.all - less.all, unindexed: self.unindexed - less.unindexed }
+    }
+}
+
 /// What one uid has. Sessions and subscriptions share it, so that adding to it is no look-up.
 #[derive(Debug)]
 pub(crate) struct Account {
@@ -29,13 +52,12 @@ pub(crate) struct Account {
     used: Cell<usize>,
     /// What was asked from the store and is to come.
     expected: Cell<usize>,
-    /// Filters that are looked at for every message.
-    filters: Cell<usize>,
+    filters: Cell<Filters>,
 }
 
 impl Account {
     fn new(uid: Option<u32>) -> Rc<Self> {
-        Rc::new(Self { uid, used: Cell::new(0), expected: Cell::new(0), filters: Cell::new(0) })
+        Rc::new(Self { uid, used: Cell::new(0), expected: Cell::new(0), filters: Cell::default() })
     }
 
     /// Of durable subscriptions whose owner was not seen since the bus was started.
@@ -111,11 +133,6 @@ impl Shares {
     }
 }
 
-/// How many of these filters have to be looked at for every message.
-pub(super) fn unindexed(filters: &[Filter], volatile: bool) -> usize {
-    if volatile { filters.len() } else { filters.iter().filter(|filter| !is_indexed(filter)).count() }
-}
-
 /// How much of a filter its refusal repeats.
 const FILTER_TOLD_BYTES_MAX: usize = 256;
 
@@ -131,18 +148,34 @@ impl Core {
         self.has_room() && self.check_share(key, 1).is_ok()
     }
 
-    /// Whether so many filters may be looked at for every message for the uid of a session; `before` stood there for the
-    /// same subscription.
-    pub(super) fn check_unindexed(&self, key: SessionKey, filters: &[Filter], before: usize) -> Result<(), Refusal> {
+    /// Whether the uid of a session may have these filters, too; `before` stood there for the same subscription.
+    pub(super) fn check_filters(&self, key: SessionKey, filters: &[Filter], before: Filters) -> Result<(), Refusal> {
         let Some(session) = self.sessions.get(&key) else { return Ok(()) };
         let permit = session.may_receive.is_volatile();
         let volatile = permit || filters.iter().any(is_volatile);
-        let more = unindexed(filters, volatile);
-        let others = session.account.filters.get().saturating_sub(before);
-        let (wanted, max) = (others + more, self.limits.unindexed_filters);
-        if more == 0 || wanted <= max {
+        // What stood there before may be counted to another uid, which had its owner's id.
+        let all = session.account.filters.get();
+        let others = Filters {
+            all: all.all.saturating_sub(before.all),
+            unindexed: all.unindexed.saturating_sub(before.unindexed),
+        };
+        let more = Filters::of(filters, volatile);
+        let (wanted, max) = (others.plus(more), self.limits.filters_per_uid);
+        if wanted.all > max {
+            let text = format!(
+                "{} has {} filters, {} more would be beyond {max} (filters-per-uid); one filter with key in (...) may do \
+                 what many do",
+                session.account.whose(),
+                others.all,
+                more.all
+            );
+            return Err(beyond(Code::Quota, text, max as u64, wanted.all as u64));
+        }
+        let max = self.limits.unindexed_filters;
+        if more.unindexed == 0 || wanted.unindexed <= max {
             return Ok(());
         }
+        let (others, wanted) = (others.unindexed, wanted.unindexed);
         let source = &session.source;
         let cure = if permit {
             format!("may-receive of {source} looks at id, timestamp, cause or hops, which no index answers")
@@ -180,8 +213,8 @@ impl Core {
         subscription.account.sub(counted);
         account.add(counted);
         let before = std::mem::replace(&mut subscription.account, account.clone());
-        before.filters.set(before.filters.get() - subscription.unindexed);
-        account.filters.set(account.filters.get() + subscription.unindexed);
+        before.filters.set(before.filters.get().minus(subscription.counted_filters));
+        account.filters.set(account.filters.get().plus(subscription.counted_filters));
         if let Some(durable) = subscription.durable.as_deref_mut() {
             durable.set_account(account.clone());
         }
@@ -190,10 +223,10 @@ impl Core {
     /// Counts the filters of a subscription as it is filed now.
     pub(super) fn count_filters(&mut self, slot: Slot, filed: bool) {
         let subscription = &mut self.subscriptions[slot as usize];
-        let now = if filed { unindexed(&subscription.filters, subscription.volatile) } else { 0 };
+        let now = if filed { Filters::of(&subscription.filters, subscription.volatile) } else { Filters::default() };
         let filters = &subscription.account.filters;
-        filters.set(filters.get() - subscription.unindexed + now);
-        subscription.unindexed = now;
+        filters.set(filters.get().minus(subscription.counted_filters).plus(now));
+        subscription.counted_filters = now;
     }
 
     /// Whether so much more may be loaded for a durable subscription of this account.
@@ -246,12 +279,12 @@ mod check {
 
     #[derive(Default)]
     struct Naive {
-        accounts: HashMap<*const Account, (Rc<Account>, usize, usize, usize)>,
+        accounts: HashMap<*const Account, (Rc<Account>, usize, Filters, usize)>,
     }
 
     impl Naive {
-        fn at(&mut self, account: &Rc<Account>) -> &mut (Rc<Account>, usize, usize, usize) {
-            self.accounts.entry(Rc::as_ptr(account)).or_insert_with(|| (account.clone(), 0, 0, 0))
+        fn at(&mut self, account: &Rc<Account>) -> &mut (Rc<Account>, usize, Filters, usize) {
+            self.accounts.entry(Rc::as_ptr(account)).or_insert_with(|| (account.clone(), 0, Filters::default(), 0))
         }
     }
 
@@ -278,7 +311,7 @@ mod check {
                 memory += subscription.own_memory;
                 let account = naive.at(&subscription.account);
                 account.1 += subscription.own_memory;
-                account.2 += subscription.unindexed;
+                account.2 = account.2.plus(subscription.counted_filters);
                 for entry in &subscription.queue.entries {
                     if let Entry::Message(waiting) = entry {
                         memory += PLACE_BYTES;

@@ -14,7 +14,7 @@ use super::message::Routed;
 use super::permit::is_volatile;
 use super::queue::{Bounds, Next, PLACE_BYTES, Pushed, Queue, Waiting, one};
 use super::session::{Session, SessionKey, beyond, refusal};
-use super::share::Account;
+use super::share::{Account, Filters};
 use super::{Core, LoadedModule, Now};
 use crate::config::Limits;
 
@@ -38,8 +38,8 @@ pub(crate) struct Subscription {
     pub(super) own_memory: usize,
     /// What the uid of its session has; of a durable one that nobody is attached to, that of its last session.
     pub(super) account: Rc<Account>,
-    /// How many of its filters are looked at for every message.
-    pub(super) unindexed: usize,
+    /// Its filters, as they are counted in that account.
+    pub(super) counted_filters: Filters,
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
 }
@@ -97,7 +97,7 @@ impl Subscription {
             durable: Some(Box::new(durable)),
             own_memory: 0,
             account,
-            unindexed: 0,
+            counted_filters: Filters::default(),
             delivered: 0,
             dropped: 0,
         }
@@ -297,7 +297,7 @@ impl Core {
         }
         let filters = parse_filters(&asked.filters, self.limits.filter_clauses, self.limits.filter_bytes)?;
         let own_memory = own_memory(&filters);
-        self.check_unindexed(key, &filters, 0)?;
+        self.check_filters(key, &filters, Filters::default())?;
         self.check_share(key, own_memory)?;
         self.check_memory(own_memory)?;
         let Some(session) = self.sessions.get_mut(&key) else { return Ok(()) };
@@ -318,7 +318,7 @@ impl Core {
             durable: None,
             own_memory,
             account,
-            unindexed: 0,
+            counted_filters: Filters::default(),
             delivered: 0,
             dropped: 0,
         }) as Slot;

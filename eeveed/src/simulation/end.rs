@@ -157,6 +157,6 @@ impl World {
         assert_eq!((&status["messages"], &status["bytes"], &status["dead"]), (&0.into(), &0.into(), &0.into()));
         let chat = libeevee::Document::new([("type", "chat.message"), ("channel", "#a")], "").unwrap();
         let chat = libeevee::wire::EncodedDocument::from(&chat);
-        assert!(core.index.find(&View::new(1, "irc", 0, None, 0, chat.view())).is_empty());
+        assert!(core.index.find(&View::new(1, "irc", 0, None, 0, chat.view()), &mut 0).is_empty());
     }
 }

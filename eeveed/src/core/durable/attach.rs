@@ -11,6 +11,7 @@ use super::{NOBODY, Undone};
 use crate::core::index::Slot;
 use crate::core::permit::{Permit, is_volatile};
 use crate::core::session::{SessionKey, beyond, refusal};
+use crate::core::share::Filters;
 use crate::core::storage::Write;
 use crate::core::subscribe::parse_filters;
 use crate::core::{Core, Now};
@@ -50,14 +51,14 @@ impl Core {
         let slot = match found {
             Some(slot) => {
                 self.check_free(slot, name)?;
-                self.check_unindexed(key, &filters, self.subscriptions[slot as usize].unindexed)?;
+                self.check_filters(key, &filters, self.subscriptions[slot as usize].counted_filters)?;
                 self.check_writable(slot, &spec)?;
                 slot
             }
             None => {
                 self.journal.refusal().map_or(Ok(()), Err)?;
                 self.check_count(&owner)?;
-                self.check_unindexed(key, &filters, 0)?;
+                self.check_filters(key, &filters, Filters::default())?;
                 let bytes = DURABLE_BYTES + 2 * filters.iter().map(Filter::memory_bytes).sum::<usize>();
                 self.check_share(key, bytes)?;
                 self.check_memory(bytes)?;

@@ -176,6 +176,11 @@ impl Durable {
         held.entry <= self.marked && held.ready <= self.committed.get()
     }
 
+    /// Whether its session waits to be told that it is on disk.
+    pub(in crate::core) const fn is_opening(&self) -> bool {
+        self.opening.is_some()
+    }
+
     /// Whether it is on disk.
     const fn is_stored(&self) -> bool {
         self.stored

@@ -23,7 +23,7 @@ use super::super::queue::{Entry, PLACE_BYTES, Queue, Waiting};
 use super::super::reload::Reload;
 use super::super::request::{DEADLINE_MS_MAX, Request};
 use super::super::session::{Credit, Identity, Peer, SessionKey, refusal};
-use super::super::share::Account;
+use super::super::share::{Account, Filters};
 use super::super::subscribe::{Subscription, own_memory, parse_filters};
 use super::super::{Action, Core, LoadedModule, Now};
 use super::{Blobs, Saved, SavedCredit, SavedEntry, SavedGap, SavedModule, SavedOperator, SavedSession};
@@ -345,7 +345,7 @@ impl Restoring {
             volatile,
             own_memory,
             account,
-            unindexed: 0,
+            counted_filters: Filters::default(),
             durable: None,
             delivered: count(saved.delivered)?,
             dropped: count(saved.dropped)?,

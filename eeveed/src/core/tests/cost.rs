@@ -46,6 +46,7 @@ impl Relay {
         let mut bus = Bus::new();
         bus.core.direct_bytes = 1 << 20;
         bus.core.limits.subscriptions_per_session = 1 << 20;
+        bus.core.limits.filters_per_uid = 1 << 20;
         bus.core.limits.memory_bytes = 1 << 30;
         bus.core.limits.memory_per_uid = 1 << 30;
         bus.operator(1, "irc");

@@ -209,7 +209,7 @@ proptest! {
                 .filter(|(_, filters)| filters.iter().any(|filter| filter.matches(&view)))
                 .map(|(slot, _)| *slot)
                 .collect();
-            prop_assert_eq!(index.find(&view).into_vec(), expected);
+            prop_assert_eq!(index.find(&view, &mut 0).into_vec(), expected);
         }
     }
 }

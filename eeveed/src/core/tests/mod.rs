@@ -3,6 +3,7 @@
 mod cost;
 mod delivery;
 mod durable;
+mod hostile;
 mod life;
 mod limits;
 mod record;

@@ -87,6 +87,14 @@ impl Core {
 }
 
 impl Journal {
+    /// Whether a session is told something when the disk is done.
+    pub(in crate::core) fn owes_answer(&self, key: SessionKey) -> bool {
+        self.open.iter().chain([&self.next]).any(|work| {
+            work.pending.iter().flat_map(|pending| &pending.tell).any(|confirm| confirm.session == key)
+                || work.verbs.iter().any(|verb| verb.session == key)
+        })
+    }
+
     /// The publish that waits for the disk with these numbers.
     fn find_pending(&mut self, source: &str, epoch: u64, sequence: u64) -> Option<&mut Pending> {
         let works = self.open.iter_mut().chain([&mut self.next]);
