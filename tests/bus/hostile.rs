@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use libeevee::wire::{
-    CONFIRM, Content, EncodedDocument, Frame, Hello, IGNORABLE, Publish, Role, Subscribe, split_frame,
+    CONFIRM, Content, EncodedDocument, Frame, Hello, IGNORABLE, Publish, Request, Role, Subscribe, split_frame,
 };
 use libeevee::{Client, Code, Subscription};
 
@@ -261,6 +261,40 @@ async fn a_cut_frame_is_no_message_and_a_half_close_is_answered() {
     raw.stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert!(matches!(raw.frame().unwrap().content, Content::Published(_)));
     assert!(raw.is_closed());
+}
+
+/// What waits for the disk, or for somebody else, is answered as well as what is answered at once.
+#[tokio::test]
+async fn a_half_close_gives_nothing_up_that_was_asked_for() {
+    let bus = Bus::start();
+    let subscriber = bus.operator("subscriber").await;
+    let _kept = subscriber.subscribe("type=x").durable("kept").await.unwrap();
+    let asked = |number, content| Frame::new(number, content).encode();
+    let question = EncodedDocument::from(&document(&[("type", "asked")], ""));
+    let request = Request { deadline_ms: 300, cause: None, hops: 0, document: question };
+    let _heard = subscriber.subscribe("type=asked").await.unwrap();
+    let durable = Subscribe {
+        filters: vec!["type=x".into()],
+        overflow: 0,
+        queue_messages: 0,
+        queue_bytes: 0,
+        max_age_ms: 0,
+        window_messages: 0,
+        window_bytes: 0,
+        durable: Some("own".into()),
+    };
+    for (what, bytes) in [
+        ("publish", publish(5, &document(&[("type", "x")], "")).encode()),
+        ("subscribe", asked(5, Content::Subscribe(durable))),
+        ("request", asked(5, Content::Request(request))),
+    ] {
+        let mut raw = Raw::hello(&bus, "hostile");
+        raw.send(&bytes);
+        raw.shutdown();
+        let answer = raw.frame().unwrap_or_else(|| panic!("{what} is not answered"));
+        assert_eq!(answer.number, 5, "{what}: {answer:?}");
+        assert!(raw.is_closed());
+    }
 }
 
 #[tokio::test]
