@@ -1,9 +1,9 @@
 //! Log files and the journal on a real machine: every line once, whatever happens to the files and the operator; what it says
 //! where it may not read; chat logs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
@@ -57,11 +57,23 @@ fn says(m: &Machine, unit: &str, part: &str) -> Result<String> {
     })
 }
 
-/// A file that is rotated as logrotate does: by a new one, or by a copy.
+/// How a file is rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By a new one.
+    Create,
+    /// The writer itself copies it and cuts it: nothing is written in between.
+    Copy,
+    /// Another one copies and cuts it while the writer goes on, as `logrotate` does with `copytruncate`. What is written
+    /// between its last read and the cut is in no file after.
+    CopyBeside,
+}
+
+/// A file that is rotated as logrotate does.
 struct Log {
     path: PathBuf,
     file: File,
-    copies: bool,
+    way: Way,
     rotations: usize,
 }
 
@@ -70,31 +82,62 @@ impl Log {
         Ok(OpenOptions::new().append(true).create(true).open(path)?)
     }
 
-    fn new(path: PathBuf, copies: bool) -> Result<Self> {
-        Ok(Self { file: Self::open(&path)?, path, copies, rotations: 0 })
+    fn new(path: PathBuf, way: Way) -> Result<Self> {
+        Ok(Self { file: Self::open(&path)?, path, way, rotations: 0 })
+    }
+
+    fn numbered(&self, number: usize) -> PathBuf {
+        PathBuf::from(format!("{}.{number}", self.path.display()))
     }
 
     fn rotate(&mut self) -> Result<()> {
-        let numbered = |number: usize| PathBuf::from(format!("{}.{number}", self.path.display()));
         for number in (1..=self.rotations).rev() {
-            std::fs::rename(numbered(number), numbered(number + 1))?;
+            std::fs::rename(self.numbered(number), self.numbered(number + 1))?;
         }
         self.rotations += 1;
-        if self.copies {
-            std::fs::copy(&self.path, numbered(1))?;
-            self.file.set_len(0)?;
-        } else {
-            std::fs::rename(&self.path, numbered(1))?;
-            self.file = Self::open(&self.path)?;
+        match self.way {
+            Way::Create => {
+                std::fs::rename(&self.path, self.numbered(1))?;
+                self.file = Self::open(&self.path)?;
+            }
+            Way::Copy => {
+                std::fs::copy(&self.path, self.numbered(1))?;
+                self.file.set_len(0)?;
+            }
+            Way::CopyBeside => {
+                let mut copy = File::create_new(self.numbered(1))?;
+                let mut source = File::open(&self.path)?;
+                let mut buffer = [0; 8192];
+                loop {
+                    match source.read(&mut buffer)? {
+                        0 => break,
+                        count => copy.write_all(&buffer[..count])?,
+                    }
+                }
+                self.file.set_len(0)?;
+            }
         }
         Ok(())
     }
 }
 
-/// Writes its share of the lines into one file and rotates it; gives the lines.
-fn load(mut log: Log, name: String) -> Result<Vec<String>> {
+/// Writes its share of the lines into one file, and rotates it; gives the lines that have to come, and those that may.
+fn load(mut log: Log, name: &str) -> Result<(Vec<String>, Vec<String>)> {
     let count = LINES_PER_SECOND / FILES * LOAD.as_secs() as usize;
     let began = Instant::now();
+    let beside = match log.way {
+        Way::CopyBeside => {
+            let mut log = Log::new(log.path.clone(), log.way)?;
+            Some(spawn(move || -> Result<()> {
+                for number in 1..=ROTATIONS {
+                    sleep((LOAD / ROTATIONS as u32 * number as u32).saturating_sub(began.elapsed()));
+                    log.rotate()?;
+                }
+                Ok(())
+            }))
+        }
+        _ => None,
+    };
     let mut lines = Vec::with_capacity(count);
     for n in 0..count {
         let due = LOAD.mul_f64(n as f64 / count as f64);
@@ -102,16 +145,30 @@ fn load(mut log: Log, name: String) -> Result<Vec<String>> {
         if n % 10 == 0 {
             sleep(due.saturating_sub(began.elapsed()));
         }
-        if log.rotations < ROTATIONS * n / count {
+        if beside.is_none() && log.rotations < ROTATIONS * n / count {
             log.rotate()?;
         }
         let line = format!("{name} says line {n}, which is of no interest");
         log.file.write_all(format!("{line}\n").as_bytes())?;
         lines.push(line);
     }
+    if let Some(beside) = beside {
+        beside.join().map_err(|_| anyhow!("the rotation panicked"))??;
+        return kept(&log, lines);
+    }
     log.rotate()?;
     ensure!(log.rotations == ROTATIONS, "{} rotations", log.rotations);
-    Ok(lines)
+    Ok((lines, Vec::new()))
+}
+
+/// The lines that the rotation has kept, and those that are in no file.
+fn kept(log: &Log, lines: Vec<String>) -> Result<(Vec<String>, Vec<String>)> {
+    let mut there = HashSet::new();
+    for path in (1..=ROTATIONS).map(|number| log.numbered(number)).chain([log.path.clone()]) {
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        there.extend(text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned));
+    }
+    Ok(lines.into_iter().partition(|line| there.contains(line)))
 }
 
 /// The first and the last of lines in a row that are missing.
@@ -134,8 +191,9 @@ fn logfile_every_line_once(m: &Machine) -> Result<()> {
     says(m, LOGS, "following 0 files")?;
     let writers: Vec<_> = (0..FILES)
         .map(|number| {
-            let log = Log::new(m.host_path(&format!("/var/log/app/app{number}.log")), number % 2 == 1)?;
-            Ok(spawn(move || load(log, format!("app{number}"))))
+            let way = [Way::Create, Way::Copy, Way::CopyBeside][number % 3];
+            let log = Log::new(m.host_path(&format!("/var/log/app/app{number}.log")), way)?;
+            Ok(spawn(move || load(log, &format!("app{number}"))))
         })
         .collect::<Result<_>>()?;
     for verb in ["restart", "kill", "restart", "restart"] {
@@ -153,10 +211,14 @@ fn logfile_every_line_once(m: &Machine) -> Result<()> {
             _ => drop(m.run_ok(&["eeveectl", verb, "logs"])?),
         }
     }
-    let mut lines = Vec::new();
+    let (mut lines, mut cut) = (Vec::new(), Vec::new());
     for writer in writers {
-        lines.extend(writer.join().map_err(|_| anyhow!("a writer panicked"))??);
+        let (kept, lost) = writer.join().map_err(|_| anyhow!("a writer panicked"))??;
+        lines.extend(kept);
+        cut.extend(lost);
     }
+    // A few at each cut; more would say that this test tests nothing.
+    ensure!(cut.len() < lines.len() / 100, "the rotations have lost {} of {} lines", cut.len(), lines.len());
     let found = m.wait_for("all lines", DRAIN, || {
         let mut found: HashMap<String, u32> = HashMap::new();
         for text in written(m, "log.line.log") {
@@ -166,9 +228,15 @@ fn logfile_every_line_once(m: &Machine) -> Result<()> {
         ensure!(missing.is_empty(), "{} of {} are missing: {:#?}", missing.len(), lines.len(), gaps(&lines, &found));
         Ok(found)
     })?;
-    let repeated: Vec<_> = found.iter().filter(|(_, times)| **times > 1).collect();
+    let is_whole = |text: &str| text.ends_with(", which is of no interest");
+    let repeated: Vec<_> = found.iter().filter(|(text, times)| **times > 1 && is_whole(text)).collect();
     ensure!(repeated.is_empty(), "{} came more than once: {:?}", repeated.len(), repeated.first());
-    ensure!(found.len() == lines.len(), "{} lines came, {} were written", found.len(), lines.len());
+    // What the rotation lost may have been read before; half a line of it, too.
+    let cut: HashSet<&str> = cut.iter().map(String::as_str).collect();
+    let known: HashSet<&str> = lines.iter().map(String::as_str).collect();
+    let is_of_cut = |text: &str| cut.iter().any(|line| line.starts_with(text) || line.ends_with(text));
+    let strange = found.keys().find(|text| !known.contains(text.as_str()) && !is_of_cut(text));
+    ensure!(strange.is_none(), "a line that nobody wrote: {strange:?}");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// More files than this are no log directory; the rest is not followed, and the status says so.
@@ -30,6 +31,8 @@ pub(crate) struct Found {
     pub(crate) directories: BTreeSet<PathBuf>,
     /// Directories that could not be read.
     pub(crate) denied: Vec<(PathBuf, io::Error)>,
+    /// Directories in which names match that are not UTF-8, and so cannot be the value of a header.
+    pub(crate) strange: BTreeSet<PathBuf>,
     /// There were more than [`FILES_MAX`].
     pub(crate) too_many: bool,
 }
@@ -108,29 +111,47 @@ impl Found {
                             self.add(path, number, seen);
                         }
                     }
-                    false if path.is_dir() => self.descend(&path, rest, number, seen),
+                    false if self.may_enter(&path) => self.descend(&path, rest, number, seen),
                     false => drop(self.directories.insert(directory.to_owned())),
                 }
             }
             Part::Wild(pattern) => {
                 self.directories.insert(directory.to_owned());
-                let mut names = match names(directory) {
+                let (mut names, strange) = match read_names(directory) {
                     Ok(names) => names,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => return,
                     Err(error) => return self.denied.push((directory.to_owned(), error)),
                 };
+                if strange.iter().any(|name| matches(pattern, name)) {
+                    self.strange.insert(directory.to_owned());
+                }
                 names.retain(|name| matches(pattern, name));
                 names.sort_unstable();
                 for name in names {
                     let path = directory.join(name);
                     match rest.is_empty() {
                         true => self.add(path, number, seen),
-                        false if path.is_dir() => self.descend(&path, rest, number, seen),
+                        false if self.may_enter(&path) => self.descend(&path, rest, number, seen),
                         false => {}
                     }
                 }
             }
         }
+    }
+
+    /// Whether this is a directory that may be walked. Who may write in the one above must not lead us by a symbolic link to
+    /// where he himself could not read.
+    fn may_enter(&mut self, path: &Path) -> bool {
+        let Ok(link) = path.symlink_metadata() else { return false };
+        if !link.is_symlink() {
+            return link.is_dir();
+        }
+        let Ok(target) = path.metadata() else { return false };
+        let is_trusted = is_trusted_link(link.uid(), target.uid());
+        if target.is_dir() && !is_trusted {
+            self.denied.push((path.to_owned(), io::Error::new(io::ErrorKind::PermissionDenied, STRANGE_LINK)));
+        }
+        target.is_dir() && is_trusted
     }
 
     fn add(&mut self, path: PathBuf, number: usize, seen: &mut BTreeSet<PathBuf>) {
@@ -146,15 +167,30 @@ impl Found {
     }
 }
 
+/// Why a symbolic link is not followed.
+pub(crate) const STRANGE_LINK: &str =
+    "a symbolic link that belongs neither to root nor to the owner of what it leads to is not followed";
+
+/// Whether a symbolic link of this owner may lead to what that owner has.
+pub(crate) fn is_trusted_link(link: u32, target: u32) -> bool {
+    link == 0 || link == target
+}
+
 /// The names in a directory; those that are not UTF-8 cannot be the value of a header, and are left out.
 pub(crate) fn names(directory: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
+    Ok(read_names(directory)?.0)
+}
+
+/// The same, and those that are not UTF-8 as far as they can be shown.
+fn read_names(directory: &Path) -> io::Result<(Vec<String>, Vec<String>)> {
+    let (mut names, mut strange) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(directory)? {
-        if let Ok(name) = entry?.file_name().into_string() {
-            names.push(name);
+        match entry?.file_name().into_string() {
+            Ok(name) => names.push(name),
+            Err(name) => strange.push(name.to_string_lossy().into_owned()),
         }
     }
-    Ok(names)
+    Ok((names, strange))
 }
 
 fn is_wild(part: &str) -> bool {

@@ -95,6 +95,17 @@ impl Splitter {
         self.fed_at = Some(now);
     }
 
+    /// NULs follow up to this place; whether it is between two records, where they are no text.
+    pub(crate) fn skip_hole(&mut self, to: u64) -> bool {
+        self.pass_hole();
+        let is_between = self.joined == 0 && self.at.part == 0 && self.rest().is_empty();
+        if is_between {
+            (self.at.offset, self.scanned) = (to, 0);
+            self.cuts.retain(|cut| *cut > to);
+        }
+        is_between
+    }
+
     /// Other rules, from the next record on.
     pub(crate) fn set_rules(&mut self, rules: Arc<Rules>) {
         self.rules = rules;
@@ -132,6 +143,7 @@ impl Splitter {
     /// The next record that is complete.
     pub(crate) fn next(&mut self) -> Option<Record> {
         loop {
+            self.pass_hole();
             let cut = self.cuts.front().map(|cut| (cut - self.at.offset) as usize);
             let rest = self.rest();
             let edge = cut.map_or(rest.len(), |cut| cut.min(rest.len()));
@@ -170,6 +182,20 @@ impl Splitter {
         }
     }
 
+    /// A hole that a writer left behind when its file was cut to nothing reads as NULs, of any length, before its next line.
+    fn pass_hole(&mut self) {
+        if self.joined > 0 || self.at.part > 0 {
+            return;
+        }
+        let hole = self.rest().iter().take_while(|byte| **byte == 0).count();
+        self.head += hole;
+        self.at.offset += hole as u64;
+        self.scanned = self.scanned.saturating_sub(hole);
+        while self.cuts.front().is_some_and(|cut| *cut <= self.at.offset) {
+            self.cuts.pop_front();
+        }
+    }
+
     /// The lines that are joined.
     fn take_joined(&mut self) -> Record {
         let end = self.joined;
@@ -204,11 +230,8 @@ fn without_cr(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// The text of lines with any end of line, each ended by a line feed but the last. A hole that a writer left behind when its
-/// file was cut to nothing reads as NULs; they are no text.
+/// The text of lines with any end of line, each ended by a line feed but the last.
 fn body(bytes: &[u8], more: bool) -> Vec<u8> {
-    let nulls = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
-    let bytes = &bytes[nulls..];
     let mut body = Vec::with_capacity(bytes.len());
     let mut lines = bytes.split(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
@@ -256,7 +279,8 @@ mod tests {
         assert_eq!(texts(&records), ["one", "two", "", "\u{fffd}"]);
         assert_eq!(records.iter().map(|record| record.end.offset).collect::<Vec<_>>(), [5, 9, 10, 12]);
         assert_eq!(texts(&split(None, b"one\nrest", true)), ["one", "rest"]);
-        assert_eq!(texts(&split(None, b"\0\0\0one\ntwo\n", false)), ["one", "two"]);
+        assert_eq!(texts(&split(None, b"\0\0\0one\nt\0wo\n\0", true)), ["one", "t\0wo"]);
+        assert!(split(None, &[0; 4 * RECORD_BYTES_MAX], true).is_empty());
         assert!(split(None, b"", true).is_empty());
     }
 

@@ -172,6 +172,11 @@ impl Follower {
         self.watch.fd()
     }
 
+    #[cfg(test)]
+    fn go_blind(&mut self) {
+        self.watch = Watch::blind();
+    }
+
     /// Other settings. What is not followed any more is forgotten, and is at its end when it is followed again.
     pub(crate) fn configure(&mut self, config: Config, now: Instant) {
         self.config = config;

@@ -63,6 +63,10 @@ impl Follower {
         if found.too_many {
             self.condition.trouble.push(format!("more than {} files: the rest is not followed", glob::FILES_MAX));
         }
+        for directory in &found.strange {
+            let text = format!("names in {} that are not UTF-8 are not followed", directory.display());
+            self.condition.trouble.push(text);
+        }
         let mut lanes = self.generations(&found);
         for (path, error) in found.denied {
             if let Some(lane) = lanes.iter_mut().find(|(lane, _)| lane.starts_with(&path)) {
@@ -175,9 +179,8 @@ impl Follower {
             return Ok(None);
         }
         // Who may write in a directory must not have us read for him what he could not.
-        if link.is_symlink() && link.uid() != 0 && link.uid() != metadata.uid() {
-            let text = "a symbolic link that belongs neither to root nor to the owner of the file is not followed";
-            return Err(io::Error::new(ErrorKind::PermissionDenied, text));
+        if link.is_symlink() && !glob::is_trusted_link(link.uid(), metadata.uid()) {
+            return Err(io::Error::new(ErrorKind::PermissionDenied, glob::STRANGE_LINK));
         }
         let is_excluded = match (&self.config.excluded, path.parent()) {
             (Some(excluded), _) if link.is_symlink() => path.canonicalize()?.starts_with(excluded),

@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
 use super::print::{self, Digested, HEAD_BYTES, Likeness, Print};
 use super::state::Entry;
 use crate::split::{Position, Record, Rules, Splitter};
@@ -170,14 +173,36 @@ impl Tail {
             return Ok(Look::End);
         }
         let known = self.print.head.len();
-        self.print.extend(&bytes);
+        match self.hole_end(&bytes, size)? {
+            Some(end) => self.print = Print::of(&self.file, end)?,
+            None => self.print.extend(&bytes),
+        }
         let knows = self.print.head.len();
         if known == 0 || (known < HEAD_BYTES && knows == HEAD_BYTES) {
             self.saved = false;
         }
-        self.splitter.feed(&bytes, now);
+        if self.splitter.end() != self.print.offset {
+            self.splitter.feed(&bytes, now);
+        }
         self.grown_at = now;
         Ok(Look::More)
+    }
+
+    /// Where the hole ends that begins with these bytes, if it is longer than they are and the splitter has passed it.
+    fn hole_end(&mut self, bytes: &[u8], size: u64) -> io::Result<Option<u64>> {
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Ok(None);
+        }
+        let from = i64::try_from(self.print.offset).unwrap_or(i64::MAX);
+        let end = match lseek(&self.file, from, Whence::SeekData) {
+            Ok(end) => u64::try_from(end).unwrap_or(0).min(size),
+            Err(Errno::ENXIO) => size,
+            // A file system that knows of no holes: it is read.
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let is_longer = end > self.print.offset + bytes.len() as u64;
+        Ok((is_longer && self.splitter.skip_hole(end)).then_some(end))
     }
 
     /// Whether the file still holds what was read from it, without reading on.

@@ -36,6 +36,13 @@ impl Watch {
         Self { inotify, directories: HashMap::new(), paths: BTreeMap::new(), trouble }
     }
 
+    /// As where the kernel has no instance left.
+    #[cfg(test)]
+    pub(super) fn blind() -> Self {
+        let trouble = Some("no inotify: EMFILE: Too many open files".to_owned());
+        Self { inotify: None, directories: HashMap::new(), paths: BTreeMap::new(), trouble }
+    }
+
     /// To be waited for.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.inotify.as_ref().map(AsFd::as_fd)

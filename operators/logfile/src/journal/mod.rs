@@ -2,6 +2,7 @@
 //! is a cursor; that and the number within it tell the bus what it has already.
 
 mod entry;
+mod publish;
 mod reader;
 
 use std::collections::VecDeque;
@@ -10,19 +11,17 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use libeevee::operator::{Operator, PRIVATE_ENVIRONMENT};
-use libeevee::{Outgoing, chat};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::entry::Entry;
+use self::publish::Numbered;
 use self::reader::{Bounded, read_line};
 use crate::access;
-use crate::files::{PLATFORM, document, until};
-use crate::glob;
-use crate::outbox::{Item, Outbox, Outcome, new_epoch};
+use crate::files::until;
+use crate::outbox::{Outbox, new_epoch};
 use crate::report::{Journal, Report};
 use crate::settings::{JournalSettings, LogSettings};
 
@@ -54,32 +53,6 @@ struct Place {
     /// Entries of one journald are numbered; of another one, the numbers begin anew.
     source: String,
     number: u64,
-}
-
-/// An entry on its way to the bus.
-struct Numbered {
-    entry: Entry,
-    epoch: u64,
-    network: Rc<str>,
-}
-
-impl Item for Numbered {
-    fn outgoing(&self) -> Outgoing {
-        let mut headers = vec![
-            (chat::key::TYPE.to_owned(), "log.line".to_owned()),
-            (chat::key::DIRECTION.to_owned(), chat::IN.to_owned()),
-            (chat::key::PLATFORM.to_owned(), PLATFORM.to_owned()),
-            (chat::key::NETWORK.to_owned(), self.network.to_string()),
-            (chat::key::CHANNEL.to_owned(), "journal".to_owned()),
-        ];
-        headers.extend(self.entry.headers());
-        let document = document(headers, self.entry.text().to_vec());
-        Outgoing { epoch: self.epoch, sequence: self.entry.number, ..Outgoing::from(document) }
-    }
-
-    fn place(&self) -> (u64, u64) {
-        (self.epoch, self.entry.number)
-    }
 }
 
 /// What was read, in its order, and whether it is confirmed.
@@ -321,9 +294,9 @@ impl Follow {
             tokio::select! {
                 line = read_line(&mut reader, &mut bounded), if has_room => match line {
                     Ok(Some(line)) => {
-                        has_read = true;
+                        let is_first = !std::mem::replace(&mut has_read, true);
                         self.report.journal.replace(Some(Journal::Follows));
-                        self.take(&line).await?;
+                        self.take(&line, is_first).await?;
                     }
                     Ok(None) => break,
                     Err(error) => return Ok(Some(End::Trouble(format!("reading from journalctl: {error}")))),
@@ -347,117 +320,6 @@ impl Follow {
             Ok(Ok(status)) if last.is_empty() => End::Trouble(format!("journalctl ended: {status}")),
             _ => End::Trouble(format!("journalctl ended: {last}")),
         }))
-    }
-
-    async fn take(&mut self, line: &[u8]) -> Result<(), String> {
-        let entry = match Entry::parse(line) {
-            Ok(entry) => entry,
-            Err(why) => {
-                tracing::error!("an entry of the journal is given up: {why}");
-                Report::count(&self.report.given_up);
-                return Ok(());
-            }
-        };
-        if entry.cursor == self.from {
-            return Ok(());
-        }
-        if entry.source != self.read.0 || entry.number <= self.read.1 {
-            self.begin_epoch(&entry).await?;
-        }
-        self.read = (entry.source.clone(), entry.number);
-        let skipped = self.is_excluded(&entry) || !self.is_asked_for(&entry);
-        self.pending.push_back(Read {
-            cursor: entry.cursor.clone(),
-            source: entry.source.clone(),
-            number: entry.number,
-            done: skipped,
-        });
-        if skipped {
-            self.advance();
-        } else {
-            let network = self.network.borrow().clone();
-            self.outbox.push(Numbered { entry, epoch: self.place.epoch, network });
-        }
-        Ok(())
-    }
-
-    fn is_asked_for(&self, entry: &Entry) -> bool {
-        let matches = |pattern: &String, unit: &str| match pattern.contains(['*', '?', '[', '.']) {
-            true => glob::matches(pattern, unit),
-            // As journalctl reads it.
-            false => unit.strip_suffix(".service") == Some(pattern),
-        };
-        let JournalSettings { units, priority, .. } = &self.settings;
-        let is_unit = entry.unit.as_ref().is_some_and(|unit| units.iter().any(|pattern| matches(pattern, unit)));
-        let is_urgent = priority.is_none_or(|priority| entry.level.is_some_and(|level| level <= priority));
-        (units.is_empty() || is_unit) && is_urgent
-    }
-
-    /// What an operator logs about what it does with a line would be the next line.
-    fn is_excluded(&self, entry: &Entry) -> bool {
-        let Some(unit) = entry.origin.as_deref() else { return false };
-        let own = format!("eevee-op@{}.service", self.op.id());
-        unit == own || (!self.settings.eevee && (unit == "eeveed.service" || unit.starts_with("eevee-op@")))
-    }
-
-    /// The numbers do not rise any more: what comes now is numbered anew, once all that went before is confirmed and
-    /// the new epoch is written down.
-    async fn begin_epoch(&mut self, entry: &Entry) -> Result<(), String> {
-        while self.outbox.len() > 0 {
-            let outcome = self.outbox.next().await;
-            self.settle(outcome);
-        }
-        self.place.epoch = new_epoch();
-        (self.place.source, self.place.number) = (entry.source.clone(), 0);
-        self.moved = true;
-        self.save().await
-    }
-
-    fn settle(&mut self, outcome: Outcome<Numbered>) {
-        let item = match outcome {
-            Outcome::Done(item, published) => {
-                self.report.accept();
-                Report::count(&self.report.published);
-                if published.repeated {
-                    Report::count(&self.report.repeated);
-                }
-                item
-            }
-            Outcome::GivenUp(item, error) => {
-                tracing::error!("an entry of the journal is given up: {error}");
-                Report::count(&self.report.given_up);
-                item
-            }
-            Outcome::Refused(error) => return self.report.refuse(&error),
-        };
-        if let Some(read) = self.pending.iter_mut().find(|read| read.cursor == item.entry.cursor) {
-            read.done = true;
-            self.published = true;
-        }
-        self.advance();
-    }
-
-    fn advance(&mut self) {
-        while let Some(read) = self.pending.pop_front_if(|read| read.done) {
-            self.place.cursor = read.cursor;
-            (self.place.source, self.place.number) = (read.source, read.number);
-            self.moved = true;
-        }
-    }
-
-    async fn save(&mut self) -> Result<(), String> {
-        self.published = false;
-        if std::mem::take(&mut self.moved)
-            && let Err(error) = self.op.store().set(KEY, &self.place).await
-        {
-            // Only a missing directory never heals; of all else the worst is a repetition after a crash.
-            if matches!(error, libeevee::operator::StoreError::NoDirectory) {
-                return Err(error.to_string());
-            }
-            tracing::error!("the place in the journal is not written down: {error}");
-            self.moved = true;
-        }
-        Ok(())
     }
 
     async fn finish(&mut self) -> Result<(), String> {

@@ -25,6 +25,7 @@ entry() {
 }
 if [ -z "$follow" ]; then entry "$(cat "$root/count")"; exit; fi
 at=$(printf '%d' "0x$(echo "$cursor" | sed 's/.*i=\([0-9a-f]*\);.*/\1/')")
+[ ! -e "$root/oldest" ] || [ "$at" -ge "$(cat "$root/oldest")" ] || at=$(cat "$root/oldest")
 while :; do
     count=$(cat "$root/count")
     while [ "$at" -le "$count" ]; do entry "$at"; at=$((at + 1)); done
@@ -95,5 +96,15 @@ async fn every_entry_once() {
     for number in [401, 402, 403, 404, 405, 406, 407, 408, 409, 411, 412, 413, 414, 415] {
         assert_eq!(next(&tool, &mut durable).await.unwrap().text(), Some(&*format!("entry {number}")));
     }
+    // What journald removes while nobody follows is lost, and that is said.
+    place.end(Signal::SIGTERM);
+    count(430);
+    fs::write(bin.join("oldest"), "425").unwrap();
+    place.run();
+    for number in [425, 426, 427, 428, 429] {
+        assert_eq!(next(&tool, &mut durable).await.unwrap().text(), Some(&*format!("entry {number}")));
+    }
+    let log = fs::read_to_string(place.folder.path().join("logfile.out")).unwrap();
+    assert!(log.contains("the journal was rotated away while it was not followed: 9 entries"), "{log}");
     place.end(Signal::SIGTERM);
 }

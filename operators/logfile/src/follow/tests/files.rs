@@ -87,8 +87,136 @@ fn what_may_not_be_followed() {
     std::os::unix::fs::symlink(world.path("own"), world.path("directory")).unwrap();
     world.append("target.log", "through the link and not\n");
     std::os::unix::fs::symlink(world.path("gone"), world.path("dangling")).unwrap();
+    // Devices, and what leads to them.
+    std::os::unix::fs::symlink("/dev/zero", world.path("zero")).unwrap();
     world.run();
     assert_eq!(world.texts(), ["through the link and not"]);
+}
+
+/// Who may write in a directory must not have us read for him what he could not.
+#[test]
+fn links_of_others() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not checked: only root can make the link of somebody else");
+        return;
+    }
+    let mut world = World::new(&["*.log", "*/x.log"]);
+    world.run();
+    world.append("secret", "not for him\n");
+    fs::create_dir(world.path("../vault")).unwrap();
+    world.append("../vault/x.log", "nor this\n");
+    for (target, link) in [("secret", "a.log"), ("../vault", "sub")] {
+        std::os::unix::fs::symlink(world.path(target), world.path(link)).unwrap();
+        std::os::unix::fs::lchown(world.path(link), Some(4711), None).unwrap();
+    }
+    world.run();
+    assert!(world.texts().is_empty());
+    let denied = world.follower().condition().denied;
+    let denied: Vec<_> = denied.iter().map(|(path, why)| (path.file_name().unwrap().to_str().unwrap(), why)).collect();
+    assert_eq!(denied.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["a.log", "sub"]);
+    assert!(denied.iter().all(|(_, why)| why.contains("neither to root nor to the owner")), "{denied:?}");
+    // A directory that becomes a link while it is followed.
+    fs::create_dir(world.path("dir")).unwrap();
+    world.append("dir/x.log", "1\n");
+    world.run();
+    fs::rename(world.path("dir"), world.path("../dir")).unwrap();
+    std::os::unix::fs::symlink(world.path("../vault"), world.path("dir")).unwrap();
+    std::os::unix::fs::lchown(world.path("dir"), Some(4711), None).unwrap();
+    world.later(6);
+    assert_eq!(world.texts(), ["1"]);
+}
+
+#[test]
+fn names_and_texts_that_are_none() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut world = World::new(&["*.log"]);
+    world.run();
+    world.append("a\nb\u{1b}[2J.log", "\u{0}\u{0}one\ntw\u{0}o\n");
+    let strange = std::ffi::OsStr::from_bytes(b"\xff.log");
+    fs::write(world.path("").join(strange), "never\n").unwrap();
+    fs::write(world.path("b.log"), b"three \xff\xfe\n").unwrap();
+    world.run();
+    assert_eq!(world.texts(), ["one", "tw\u{0}o", "three \u{fffd}\u{fffd}"]);
+    assert_eq!(world.bus.taken[0].0, "a\u{fffd}b\u{fffd}[2J.log", "what is a header has no control characters");
+    let trouble = world.follower().condition().trouble;
+    assert!(trouble.len() == 1 && trouble[0].contains("not UTF-8"), "{trouble:?}");
+}
+
+/// A line of 1 GB comes in pieces, and a hole of 1 TB in nothing at all: neither is held in memory.
+#[test]
+fn lines_and_holes_of_any_length() {
+    let mut world = World::new(&["a.log"]);
+    world.run();
+    let file = fs::File::create(world.path("a.log")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    world.append("a.log", "after the hole\n");
+    world.run();
+    assert_eq!(world.texts(), ["after the hole"]);
+    world.bus.taken.clear();
+    world.append("a.log", &"x".repeat(8 << 20));
+    world.append("a.log", "\nnext\n");
+    world.run();
+    let texts = world.texts();
+    assert_eq!(texts.iter().map(|text| text.len()).sum::<usize>(), (8 << 20) + 4);
+    assert!(texts.len() == 129 && texts.iter().all(|text| text.len() <= 64 << 10), "{}", texts.len());
+}
+
+#[test]
+fn more_files_than_can_be_followed() {
+    let mut world = World::new(&["*.log"]);
+    for number in 0..10_050 {
+        fs::write(world.path(&format!("{number:05}.log")), "old\n").unwrap();
+    }
+    let began = std::time::Instant::now();
+    world.run();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let trouble = world.follower().condition().trouble;
+    for part in ["more than 10000 files", "900 files are open"] {
+        assert!(trouble.iter().any(|text| text.contains(part)), "{trouble:?}");
+    }
+    world.append("00001.log", "new\n");
+    world.later(6);
+    assert_eq!(world.texts(), ["new"]);
+}
+
+/// Where the kernel says nothing, files are looked at every second.
+#[test]
+fn without_inotify() {
+    let mut world = World::new(&["*.log"]);
+    world.run();
+    world.follower().go_blind();
+    world.later(6);
+    world.append("a.log", "1\n");
+    world.later(2);
+    world.append("a.log", "2\n");
+    world.rename("a.log", "a.log.1");
+    world.append("a.log", "3\n");
+    world.later(2);
+    assert_eq!(world.texts(), ["1", "2", "3"]);
+    let trouble = world.follower().condition().trouble;
+    assert!(trouble.iter().any(|text| text.contains("inotify")), "{trouble:?}");
+}
+
+/// What came while nobody looked is not old because the clock was set back since.
+#[test]
+fn a_clock_that_was_set_back() {
+    let mut world = World::new(&["*.log"]);
+    world.append("a.log", "old\n");
+    world.run();
+    world.stop();
+    let state = world.folder.path().join("state/positions.json");
+    let text = fs::read_to_string(&state).unwrap();
+    let (before, rest) = text.split_once("\"looked_at\":").unwrap();
+    let (seconds, rest) = rest.split_once(',').unwrap();
+    let ahead = seconds.parse::<u64>().unwrap() + 86_400;
+    fs::write(&state, format!("{before}\"looked_at\":{ahead},{rest}")).unwrap();
+    for text in ["1\n", "2\n"] {
+        world.append("a.log", text);
+        world.rename("a.log", &format!("a.log.{}", if text == "1\n" { 2 } else { 1 }));
+    }
+    world.append("a.log", "3\n");
+    world.run();
+    assert_eq!(world.texts(), ["1", "2", "3"]);
 }
 
 #[test]

@@ -14,10 +14,10 @@ use super::world::World;
 
 const FILES: usize = 6;
 const LINES_PER_SECOND: u64 = 5_000;
-const ROTATE_EVERY: Duration = Duration::from_millis(60);
+const ROTATE_EVERY: Duration = Duration::from_millis(100);
 
 /// Longer than the follower is ever away.
-const KEEP: usize = 40;
+const KEEP: usize = 60;
 /// Nothing came for so long: all has come.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -177,9 +177,12 @@ fn every_line_that_is_kept_comes_once() {
         (state >> 33) % below
     };
     let mut kill_at = Instant::now() + Duration::from_millis(300 + next(1000));
+    let (mut looked_at, mut away) = (Instant::now(), Duration::ZERO);
     while began.elapsed() < Duration::from_secs(seconds) {
         world.now = Instant::now();
         let wake = world.step();
+        away = away.max(looked_at.elapsed());
+        looked_at = Instant::now();
         // Some of it is confirmed, the rest later.
         let open = world.bus.open.len() as u64;
         world.confirm(next(open + 2) as usize);
@@ -210,7 +213,7 @@ fn every_line_that_is_kept_comes_once() {
     let again: Vec<_> = came.iter().filter(|(line, times)| is_whole(line) && **times > 1).collect();
     assert!(
         lost.is_empty() && again.is_empty(),
-        "of {} lines {} are lost and {} came again: {:?} {:?}",
+        "of {} lines {} are lost and {} came again, away up to {away:?}: {:?} {:?}",
         kept.len(),
         lost.len(),
         again.len(),

@@ -155,3 +155,51 @@ fn a_copy_is_not_followed() {
     world.later(30);
     assert_eq!(world.texts(), ["1", "2", "3", "4"]);
 }
+
+/// logrotate copies while the writer goes on, and we may read on before it cuts the file: all that the copy has is known.
+#[test]
+fn a_copy_that_ends_before_what_was_read() {
+    for (kill, lines) in [(false, 100), (true, 100), (false, 3)] {
+        let mut world = World::new(&["*.log*"]);
+        world.run();
+        let mut expected = Vec::new();
+        let mut write = |world: &World, count: usize| {
+            for _ in 0..count {
+                expected.push(format!("line {} of this file", expected.len()));
+                world.append("a.log", &format!("{}\n", expected[expected.len() - 1]));
+            }
+        };
+        write(&world, lines);
+        fs::copy(world.path("a.log"), world.path("copying")).unwrap();
+        write(&world, 2);
+        world.run();
+        fs::rename(world.path("copying"), world.path("a.log.1")).unwrap();
+        world.run();
+        world.later(6);
+        OpenOptions::new().write(true).truncate(true).open(world.path("a.log")).unwrap();
+        if kill {
+            world.kill();
+        }
+        write(&world, 3);
+        world.later(30);
+        assert_eq!(world.texts(), expected, "killed: {kill}, {lines} lines");
+    }
+}
+
+/// A copy that is there before its file was cut, and before that was looked at again.
+#[test]
+fn a_copy_of_what_is_not_known_yet() {
+    let mut world = World::new(&["*.log"]);
+    world.append("a.log", "old\n");
+    world.run();
+    world.copy_truncate("a.log", "a.log.1");
+    world.append("a.log", "1\n2\n");
+    world.rename("a.log.1", "a.log.2");
+    fs::copy(world.path("a.log"), world.path("a.log.1")).unwrap();
+    world.run();
+    assert_eq!(world.texts(), ["1", "2"]);
+    OpenOptions::new().write(true).truncate(true).open(world.path("a.log")).unwrap();
+    world.append("a.log", "3\n");
+    world.later(30);
+    assert_eq!(world.texts(), ["1", "2", "3"]);
+}

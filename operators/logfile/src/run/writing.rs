@@ -1,0 +1,174 @@
+//! What is written: messages are taken in batches, written aside, and acknowledged when they lie in their files.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use libeevee::Message;
+use libeevee::operator::{Failure, InHand, Operator};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::{Work, directory};
+use crate::report::Writing;
+use crate::settings::{LogSettings, WriteSettings};
+use crate::write::{Plan, Writer};
+
+/// The durable subscription of what is written. The bus keeps what waits under this name, so it never changes.
+const DURABLE: &str = "write";
+/// What is in hand here; what waits, waits in the bus.
+const WINDOW_MESSAGES: u64 = 200;
+const WINDOW_BYTES: u64 = 4 << 20;
+/// How often what could not be written is tried again.
+const WRITE_AGAIN: Duration = Duration::from_secs(5);
+
+type Batch = JoinHandle<(Vec<Arc<Message>>, std::io::Result<()>)>;
+
+/// What is being written.
+pub(super) struct Writes {
+    writer: Arc<Mutex<Writer>>,
+    subscription: u32,
+    pub(super) waiting: Vec<Arc<Message>>,
+    bytes: usize,
+    pub(super) batch: Option<Batch>,
+    /// The batch that failed comes again then.
+    pub(super) again_at: Option<Instant>,
+    in_hand: Option<InHand>,
+}
+
+impl Work<'_> {
+    pub(super) fn plan(&self, settings: &LogSettings) -> Result<Option<Plan>, String> {
+        let Some(write) = &settings.write else { return Ok(None) };
+        let logs = directory("LOGS_DIRECTORY", "LogsDirectory").map_err(|failure| failure.to_string())?;
+        Plan::new(&logs, write).map(Some)
+    }
+
+    /// Begins to write, goes on with other settings, or ends it.
+    pub(super) async fn write(&mut self, old: Option<&WriteSettings>) -> Result<(), Failure> {
+        let plan = self.plan(&self.settings).map_err(Failure::config)?;
+        let (Some(plan), Some(settings)) = (plan, self.settings.write.clone()) else {
+            if let Some(writing) = self.writer.take() {
+                self.op.unsubscribe(writing.subscription);
+                tracing::info!("nothing is written any more; what waits in the bus: eeveectl queue {}", self.op.id());
+            }
+            self.report.writing.replace(None);
+            return Ok(());
+        };
+        let same = old.is_some_and(|old| old.subscribe == settings.subscribe);
+        match &mut self.writer {
+            Some(writing) => {
+                lock(&writing.writer).configure(plan);
+                if !same {
+                    self.op.unsubscribe(writing.subscription);
+                    writing.subscription = subscribe(self.op, &settings).await?;
+                }
+            }
+            None => {
+                let subscription = subscribe(self.op, &settings).await?;
+                self.report.writing.replace(Some(Writing::default()));
+                self.writer = Some(Writes {
+                    writer: Arc::new(Mutex::new(Writer::new(plan))),
+                    subscription,
+                    waiting: Vec::new(),
+                    bytes: 0,
+                    batch: None,
+                    again_at: None,
+                    in_hand: None,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_message(&mut self, message: Message) {
+        let Some(writing) = &mut self.writer else { return };
+        writing.bytes += message.document.body.len();
+        writing.waiting.push(Arc::new(message));
+        writing.in_hand.get_or_insert_with(|| self.op.in_hand());
+        if writing.again_at.is_none() {
+            self.write_batch();
+        }
+    }
+
+    pub(super) fn write_batch(&mut self) {
+        let Some(writing) = &mut self.writer else { return };
+        if writing.batch.is_some() || writing.waiting.is_empty() {
+            return;
+        }
+        let again = writing.again_at.take().is_some();
+        let (messages, writer) = (std::mem::take(&mut writing.waiting), Arc::clone(&writing.writer));
+        writing.bytes = 0;
+        writing.batch = Some(tokio::task::spawn_blocking(move || {
+            let result = lock(&writer).write(&messages, again);
+            (messages, result)
+        }));
+    }
+
+    pub(super) fn on_written(&mut self, written: Result<(Vec<Arc<Message>>, std::io::Result<()>), String>) {
+        let Some(writing) = &mut self.writer else { return };
+        writing.batch = None;
+        let mut state = self.report.writing.borrow_mut();
+        let report = state.get_or_insert_default();
+        match written {
+            Ok((messages, Ok(()))) => {
+                report.messages += messages.len() as u64;
+                report.trouble = None;
+                for message in messages {
+                    if let Err(error) = self.op.ack(&message) {
+                        tracing::warn!(eevee.message = message.id, "message {} comes again: {error}", message.id);
+                    }
+                }
+            }
+            Ok((mut messages, Err(error))) => {
+                report.trouble = Some(format!("nothing can be written, messages wait: {error}"));
+                writing.bytes += messages.iter().map(|message| message.document.body.len()).sum::<usize>();
+                messages.append(&mut writing.waiting);
+                writing.waiting = messages;
+                writing.again_at = Some(Instant::now() + WRITE_AGAIN);
+            }
+            // They were not acknowledged, and come again.
+            Err(why) => report.trouble = Some(format!("writing failed: {why}")),
+        }
+        drop(state);
+        if writing.again_at.is_none() {
+            self.write_batch();
+        }
+        if let Some(writing) = &mut self.writer
+            && writing.batch.is_none()
+            && (writing.waiting.is_empty() || writing.again_at.is_some())
+        {
+            // What cannot be written waits for a disk; a halt does not wait for that.
+            writing.in_hand = None;
+        }
+    }
+
+    pub(super) fn reopen(&self) {
+        if let Some(writing) = &self.writer {
+            let writer = Arc::clone(&writing.writer);
+            // A batch may hold it for as long as the disk takes.
+            tokio::task::spawn_blocking(move || lock(&writer).reopen());
+            tracing::info!("SIGHUP: files are opened anew");
+        }
+    }
+}
+
+impl Writes {
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() as u64 >= WINDOW_MESSAGES || self.bytes as u64 >= WINDOW_BYTES
+    }
+}
+
+async fn subscribe(op: &Operator<LogSettings>, settings: &WriteSettings) -> Result<u32, Failure> {
+    let filters = settings.subscribe.clone();
+    Ok(op.subscribe(filters).durable(DURABLE).window(WINDOW_MESSAGES, WINDOW_BYTES).await?)
+}
+
+fn lock(writer: &Mutex<Writer>) -> std::sync::MutexGuard<'_, Writer> {
+    writer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) async fn written(writing: &mut Option<Writes>) -> Result<(Vec<Arc<Message>>, std::io::Result<()>), String> {
+    match writing.as_mut().and_then(|writing| writing.batch.as_mut()) {
+        Some(batch) => batch.await.map_err(|error| error.to_string()),
+        None => std::future::pending().await,
+    }
+}
