@@ -40,6 +40,8 @@ pub(crate) struct Memo {
     misses: u64,
     /// How many of the headers that were put in had been seen before.
     again: u64,
+    /// How often in turn it was of no use.
+    useless: u32,
     /// For so many messages it is not asked.
     rest: u32,
     /// The place that was found last: mostly the next message is like it.
@@ -50,8 +52,11 @@ pub(crate) struct Memo {
 const ROOM_BYTES: usize = 4 << 20;
 const ROOM_BYTES_MAX: usize = 32 << 20;
 
-/// How long it rests when its headers did not come again until it was full.
+/// How long it rests when its headers did not come again until it was full. After a few such times, when it would have seen
+/// that there are just many of them, twice as long each time.
 const REST_MESSAGES: u32 = 1 << 16;
+const REST_MESSAGES_MAX: u32 = 1 << 20;
+const USELESS_FEW: u32 = 3;
 
 /// Which headers were put in before, roughly: a bit for each hash, so that it can be told whether more room would help.
 #[derive(Debug, Default)]
@@ -92,6 +97,7 @@ impl Default for Memo {
             hits: 0,
             misses: 0,
             again: 0,
+            useless: 0,
             rest: 0,
             last: 0,
         }
@@ -102,8 +108,9 @@ impl Memo {
     pub(crate) fn clear(&mut self) {
         // Nothing stays behind of what once was large, and a small one is used again.
         if self.headers.capacity() > 1 << 20 {
-            let seen = std::mem::take(&mut self.seen);
-            *self = Self { hasher: self.hasher.clone(), rest: self.rest, room: self.room, seen, ..Self::default() };
+            let (hasher, seen) = (self.hasher.clone(), std::mem::take(&mut self.seen));
+            let Self { rest, room, useless, .. } = *self;
+            *self = Self { hasher, rest, room, useless, seen, ..Self::default() };
             return;
         }
         self.places.clear();
@@ -192,13 +199,17 @@ impl Memo {
     fn make_room(&mut self) -> bool {
         let comes_again = self.again * 4 >= self.known.len() as u64;
         if comes_again && self.room < ROOM_BYTES_MAX {
-            self.room *= 2;
+            (self.room, self.useless) = (self.room * 2, 0);
             return true;
         }
         let helps = comes_again || self.hits * 3 >= self.misses;
         self.clear();
-        if !helps {
-            (self.room, self.rest) = (ROOM_BYTES, REST_MESSAGES);
+        if helps {
+            self.useless = 0;
+        } else {
+            let longer = self.useless.saturating_sub(USELESS_FEW).min(16);
+            self.rest = (REST_MESSAGES << longer).min(REST_MESSAGES_MAX);
+            (self.room, self.useless) = (ROOM_BYTES, self.useless + 1);
         }
         helps
     }

@@ -398,6 +398,9 @@ impl Core {
     /// Sorts subscriptions into live and durable ones.
     fn targets(&self, found: Found) -> Route {
         let is_durable = |slot: &Slot| self.subscriptions[*slot as usize].durable.is_some();
+        if !found.iter().any(is_durable) {
+            return Route::to(&found, &[]);
+        }
         let (durable, live): (Found, Found) = found.into_iter().partition(is_durable);
         Route::to(&live, &durable)
     }
