@@ -302,7 +302,8 @@ impl Core {
     /// The store is not the one that was handed over: the session has no such subscription any more, and is told.
     fn end_attachment(&mut self, saved: &SavedDurable) {
         if let Some(attachment) = &saved.session {
-            let text = "the store of durable messages is not as it was when the bus was stopped (see its journal); subscribe again";
+            let text = "the store of durable messages is not as it was when the bus was stopped (see its journal); \
+                        subscribe again";
             self.refuse(attachment.session, attachment.number, refusal(Code::Storage, text));
         }
     }
