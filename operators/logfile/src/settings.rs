@@ -264,6 +264,55 @@ mod tests {
         assert!(settings.journal.is_some() && settings.write.is_some() && settings.multiline.is_some(), "{all}");
     }
 
+    /// `eeveectl check` and a person know the same keys.
+    #[test]
+    fn every_key_stands_in_the_schema_the_example_and_the_manual() {
+        fn keys(schema: &serde_json::Value, found: &mut Vec<String>) {
+            match schema {
+                serde_json::Value::Object(map) => {
+                    if let Some(serde_json::Value::Object(properties)) = map.get("properties") {
+                        found.extend(properties.keys().cloned());
+                    }
+                    map.values().for_each(|value| keys(value, found));
+                }
+                serde_json::Value::Array(values) => values.iter().for_each(|value| keys(value, found)),
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        keys(&serde_json::to_value(schemars::schema_for!(LogSettings)).unwrap(), &mut found);
+        found.sort();
+        assert_eq!(
+            found,
+            [
+                "directory",
+                "eevee",
+                "every",
+                "files",
+                "format",
+                "journal",
+                "keep",
+                "multiline",
+                "multiline-wait",
+                "network",
+                "pattern",
+                "priority",
+                "rotate",
+                "size",
+                "subscribe",
+                "sync",
+                "units",
+                "write",
+            ]
+        );
+        let example = include_str!("../../../etc/examples/logfile.toml");
+        let manual = include_str!("../../../docs/man/eevee-logfile.8").replace("\\-", "-");
+        for key in found {
+            assert!(example.contains(&format!("{key} = ")) || example.contains(&format!("{key}=")), "{key}");
+            assert!(manual.lines().any(|line| line.contains(&key) && line.starts_with(".B")), "{key}");
+        }
+    }
+
     #[test]
     fn mistakes_are_shown_at_their_places() {
         let parse = |text: &str| {

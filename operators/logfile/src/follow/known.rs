@@ -115,7 +115,10 @@ impl Follower {
         let Some(closed) = self.closed.remove(&key) else { return true };
         match Tail::resume(&closed.entry, file, self.config.rules.clone(), now) {
             Ok(tail) => self.add(tail, is_own, now),
-            Err(error) => self.deny(&present.path, &error),
+            Err(error) => {
+                self.deny(&present.path, &error);
+                self.closed.insert(key, closed);
+            }
         }
         true
     }
@@ -167,22 +170,24 @@ impl Follower {
             };
             let present = unknown.remove(at);
             heads.remove(at);
-            self.closed.remove(&orphan);
             let (device, inode) = key(&present.metadata);
             let entry = Entry { device, inode, ..entry };
             if present.metadata.len() <= entry.position.offset {
+                self.closed.remove(&orphan);
                 let looked = Some(looks(&present.metadata));
                 self.closed.insert((device, inode), Closed { entry, looked, replaced: false, missing: None });
                 continue;
             }
-            tracing::info!("the rest of {} is read from {}", path.display(), present.path.display());
             let resumed = present.open().and_then(|file| Tail::resume(&entry, file, self.config.rules.clone(), now));
             match resumed {
                 Ok(mut tail) => {
+                    tracing::info!("the rest of {} is read from {}", path.display(), present.path.display());
+                    self.closed.remove(&orphan);
                     tail.saved = false;
                     tail.ends();
                     self.add(tail, false, now);
                 }
+                // It has another name by now: what is known of it stays, for the next look.
                 Err(error) => self.deny(&present.path, &error),
             }
         }

@@ -24,7 +24,7 @@ pub(crate) struct Marks(Vec<u32>);
 
 /// The place of a mark.
 fn place(number: usize) -> u64 {
-    let step = FIRST / 4 << (number / 4).min(55);
+    let step = (FIRST / 4) << (number / 4).min(55);
     step * (4 + number as u64 % 4)
 }
 
