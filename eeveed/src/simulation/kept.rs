@@ -373,6 +373,10 @@ impl Kept {
             // Not even as a dead letter: its owner may not read it.
             assert!(item.denied, "{id} is deleted, and nobody acknowledged it");
             self.lose(GapReason::Expired, 1);
+        } else if item.denied && matches!(item.acked, Some((_, false))) {
+            // It was acknowledged in a session that ended before the bus could look, and may not be received any more.
+            self.unclear += 1;
+            self.lose(GapReason::Expired, 1);
         }
         self.items.remove(&id);
         self.outstanding.remove(&id);
