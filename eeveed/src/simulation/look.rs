@@ -110,8 +110,7 @@ impl World {
                     self.kept_of(name).forgetting = None;
                 }
             }
-            // Who has used up its share of the memory is not even heard.
-            Some(Asked::Dead) => assert!(matches!(code, Code::Storage | Code::Memory), "{}", refusal.text),
+            Some(Asked::Dead) => assert_eq!(code, Code::Storage, "{}", refusal.text),
             other => panic!("{other:?} is refused: {}", refusal.text),
         }
     }
