@@ -108,9 +108,10 @@ impl Item {
         }
     }
 
-    /// After a start the bus cannot know whether it delivered this, or waits until it has looked.
+    /// After a start, or when it waits again after it was dead, the bus cannot know whether what is said of it is about a
+    /// delivery, or waits until it has looked.
     pub(super) const fn is_unclear(&self) -> bool {
-        matches!(self.acked, Some((_, false))) || self.deliveries == 0 && self.starts > 0
+        matches!(self.acked, Some((_, false))) || self.deliveries == 0 && (self.starts > 0 || self.revived)
     }
 
     pub(super) fn is_announcement(&self) -> bool {
