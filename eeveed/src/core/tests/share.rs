@@ -165,7 +165,10 @@ fn beyond_its_share_the_own_requests_of_a_uid_are_refused() {
     bus.send(3, 7, Content::Subscribe(subscribe("type=y")));
     assert_eq!(code(&bus.read(3)[0]), Code::Memory);
     bus.send(3, 8, control("bus", ""));
-    assert_eq!(code(&bus.read(3)[0]), Code::Memory);
+    assert!(matches!(bus.read(3)[..], [Content::Answer(_)]), "a short answer is told");
+    let outcome = Ok(Some("x".repeat(SMALL_BACKLOG + 1)));
+    bus.step(Event::Answered { session: 3, number: 10, outcome });
+    assert_eq!(code(&bus.read(3)[0]), Code::Memory, "a long one is not");
     bus.send(3, 9, Content::Ping(Value { value: 1 }));
     assert_eq!(bus.read(3), [Content::Pong(Value { value: 1 })]);
     bus.subscribe(1, 2, subscribe("type=y"));
