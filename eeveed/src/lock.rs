@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::errno::Errno;
@@ -11,6 +12,11 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{self, O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 
 const FILE: &str = "lock";
+
+/// How long somebody else may have it. The child of an eeveed that was killed holds a copy of all descriptors, until it runs
+/// the program that it was made for.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Holds the lock until it is dropped. The file stays: removing it would let two processes lock two files of one name.
 #[derive(Debug)]
@@ -41,14 +47,18 @@ impl Lock {
             l_len: 0,
             l_pid: 0,
         };
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
-            Ok(_) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) => bail!(
-                "another eeveed{} runs with the state directory {}; stop it, or use another --state",
-                holder(&mut file).map(|pid| format!(" (process {pid})")).unwrap_or_default(),
-                state_dir.display()
-            ),
-            Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
+                Ok(_) => break,
+                Err(Errno::EAGAIN | Errno::EACCES) if Instant::now() < deadline => std::thread::sleep(LOOK_EVERY),
+                Err(Errno::EAGAIN | Errno::EACCES) => bail!(
+                    "another eeveed{} runs with the state directory {}; stop it, or use another --state",
+                    holder(&mut file).map(|pid| format!(" (process {pid})")).unwrap_or_default(),
+                    state_dir.display()
+                ),
+                Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+            }
         }
         // For the message above only, so a full disk does not matter.
         if let Err(error) = note_holder(&mut file) {
@@ -85,9 +95,9 @@ mod tests {
         assert!(Lock::take(dir.path()).is_err());
         drop(lock);
         // A child that another test starts just now may hold a copy of the descriptor until it runs its program.
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         while let Err(error) = Lock::take(dir.path()) {
-            assert!(began.elapsed() < std::time::Duration::from_secs(10), "{error}");
+            assert!(began.elapsed() < Duration::from_secs(10), "{error}");
             std::thread::yield_now();
         }
     }

@@ -113,6 +113,8 @@ impl Bus {
     /// Ends it by a signal and starts it again on the same state.
     pub(crate) fn restart(&mut self, signal: nix::sys::signal::Signal) {
         self.stop(signal);
+        // A killed one leaves its socket behind, and for a moment perhaps a child, not yet another program, that listens.
+        let _ = std::fs::remove_file(self.socket());
         self.child = Self::spawn(self.folder.path());
         self.wait();
     }
