@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use libeevee::wire::Subscribe;
 use libeevee::{Client, Connect, Document, Event, OperatorId, Subscription};
 
 pub(crate) struct Bus {
@@ -157,6 +158,20 @@ impl Drop for Bus {
 pub(crate) fn document(headers: &[(&str, &str)], body: &str) -> Document {
     let pairs: Vec<(String, String)> = headers.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
     Document::new(pairs, body.to_owned()).unwrap()
+}
+
+/// What a client of bytes sends to subscribe to something, with a window that is never used up.
+pub(crate) fn subscribe(filter: &str) -> Subscribe {
+    Subscribe {
+        filters: vec![filter.into()],
+        overflow: 0,
+        queue_messages: 0,
+        queue_bytes: 0,
+        max_age_ms: 0,
+        window_messages: 1 << 40,
+        window_bytes: 1 << 50,
+        durable: None,
+    }
 }
 
 /// The next message; a gap is a failure.

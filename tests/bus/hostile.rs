@@ -10,7 +10,7 @@ use libeevee::wire::{
 };
 use libeevee::{Client, Code, Subscription};
 
-use crate::bus::{Bus, SOON, document, message};
+use crate::bus::{self, Bus, SOON, document, message};
 
 /// Two operators that talk to each other all the time.
 pub(crate) struct Bystanders {
@@ -273,16 +273,7 @@ async fn a_half_close_gives_nothing_up_that_was_asked_for() {
     let question = EncodedDocument::from(&document(&[("type", "asked")], ""));
     let request = Request { deadline_ms: 300, cause: None, hops: 0, document: question };
     let _heard = subscriber.subscribe("type=asked").await.unwrap();
-    let durable = Subscribe {
-        filters: vec!["type=x".into()],
-        overflow: 0,
-        queue_messages: 0,
-        queue_bytes: 0,
-        max_age_ms: 0,
-        window_messages: 0,
-        window_bytes: 0,
-        durable: Some("own".into()),
-    };
+    let durable = Subscribe { durable: Some("own".into()), ..bus::subscribe("type=x") };
     for (what, bytes) in [
         ("publish", publish(5, &document(&[("type", "x")], "")).encode()),
         ("subscribe", asked(5, Content::Subscribe(durable))),
@@ -376,19 +367,7 @@ async fn ten_thousand_random_inputs() {
 async fn too_many_subscriptions_and_too_large_filters_keep_the_session() {
     let bus = Bus::start();
     let mut raw = Raw::hello(&bus, "hostile");
-    let subscribe = |number, filter: &str| {
-        let content = Content::Subscribe(Subscribe {
-            filters: vec![filter.into()],
-            overflow: 0,
-            queue_messages: 0,
-            queue_bytes: 0,
-            max_age_ms: 0,
-            window_messages: 10,
-            window_bytes: 1 << 20,
-            durable: None,
-        });
-        Frame::new(number, content).encode()
-    };
+    let subscribe = |number, filter: &str| Frame::new(number, Content::Subscribe(bus::subscribe(filter))).encode();
     for number in 1..=512 {
         raw.send(&subscribe(number, "type=x"));
         assert_eq!(raw.frame().unwrap().content, Content::Ok);

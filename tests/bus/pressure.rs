@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use libeevee::wire::{Content, Control, Frame, Subscribe, Value};
 use libeevee::{Code, Event, GapReason};
 
-use crate::bus::{Bus, document, event};
+use crate::bus::{Bus, document, event, subscribe};
 use crate::hostile::{Bystanders, Raw, hello, publish};
 
 async fn pid(bus: &Bus) -> nix::unistd::Pid {
@@ -104,16 +104,7 @@ async fn who_asks_without_reading_waits_and_is_answered_in_the_end() {
 async fn a_slow_consumer_is_told_why_it_is_cut() {
     let bus = Bus::start();
     let mut raw = Raw::hello(&bus, "slow");
-    let subscribe = Subscribe {
-        filters: vec!["type=x".into()],
-        overflow: 3,
-        queue_messages: 5,
-        queue_bytes: 0,
-        max_age_ms: 0,
-        window_messages: 1 << 40,
-        window_bytes: 1 << 50,
-        durable: None,
-    };
+    let subscribe = Subscribe { overflow: 3, queue_messages: 5, ..subscribe("type=x") };
     raw.send(&Frame::new(1, Content::Subscribe(subscribe)).encode());
     assert_eq!(raw.frame().unwrap().content, Content::Ok);
     let a = bus.operator("a").await;

@@ -4,11 +4,9 @@ use super::*;
 
 #[test]
 fn an_acknowledgement_behind_the_subscribe_after_a_crash_is_taken() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, durable("type=chat.message", "all"));
-    let Content::Published(Published { id, .. }) = all.publish(1, CHAT) else { panic!() };
+    let id = all.chat();
     assert_eq!(all.seen(2), [format!("{id}.1")]);
     all.crash();
     all.bus.operator(2, "dice");
@@ -23,9 +21,7 @@ fn an_acknowledgement_behind_the_subscribe_after_a_crash_is_taken() {
 /// No more than these can have been delivered and not acknowledged.
 #[test]
 fn as_many_are_acknowledged_after_a_crash_as_were_in_flight() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, durable("type=chat.message", "all"));
     let max = Limits::default().in_flight;
     for _ in 0..2 * max {
@@ -51,9 +47,7 @@ fn as_many_are_acknowledged_after_a_crash_as_were_in_flight() {
 /// A commit costs a sync, and what is wanted of the disk waits for it.
 #[test]
 fn acknowledgements_wait_for_others_a_while() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, durable("type=chat.message", "all"));
     for _ in 0..3 {
         all.publish(1, CHAT);
@@ -80,16 +74,9 @@ fn acknowledgements_wait_for_others_a_while() {
 #[test]
 fn a_refusal_behind_the_subscribe_is_taken_too() {
     for crashes in [false, true] {
-        let mut all = Durable::new();
-        all.bus.operator(1, "irc");
-        all.bus.operator(2, "dice");
+        let mut all = Durable::with_irc_and_dice();
         all.subscribe(2, 1, durable("type=chat.message", "all"));
-        let ids: Vec<u64> = (0..3)
-            .map(|_| match all.publish(1, CHAT) {
-                Content::Published(published) => published.id,
-                other => panic!("{other:?}"),
-            })
-            .collect();
+        let ids: Vec<u64> = (0..3).map(|_| all.chat()).collect();
         assert_eq!(all.seen(2).len(), 3);
         if crashes {
             all.crash();

@@ -10,19 +10,12 @@ fn a_full_queue_does_what_its_policy_says() {
         ..durable("type=chat.message", "all")
     };
     for attached in [true, false] {
-        let mut all = Durable::new();
-        all.bus.operator(1, "irc");
-        all.bus.operator(2, "dice");
+        let mut all = Durable::with_irc_and_dice();
         all.subscribe(2, 1, Subscribe { window_messages: 0, ..bounded(Overflow::DropOldest) });
         if !attached {
             all.leave(2);
         }
-        let ids: Vec<u64> = (0..4)
-            .map(|_| match all.publish(1, CHAT) {
-                Content::Published(published) => published.id,
-                other => panic!("{other:?}"),
-            })
-            .collect();
+        let ids: Vec<u64> = (0..4).map(|_| all.chat()).collect();
         if !attached {
             all.bus.operator(2, "dice");
             all.subscribe(2, 1, bounded(Overflow::DropOldest));
@@ -33,17 +26,13 @@ fn a_full_queue_does_what_its_policy_says() {
         assert_eq!(all.seen(2), [gap, format!("{}.1", ids[2]), format!("{}.1", ids[3])], "attached {attached}");
         assert_eq!((all.queue()["messages"].clone(), all.queue()["dead"].clone()), (2.into(), 2.into()));
     }
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, bounded(Overflow::Reject));
     all.publish(1, CHAT);
     all.publish(1, CHAT);
     let refused = all.publish(1, CHAT);
     assert_eq!(code(&refused), Code::Full);
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, Subscribe { window_messages: 0, ..bounded(Overflow::DropNewest) });
     let ids: Vec<Content> = (0..3).map(|_| all.publish(1, CHAT)).collect();
     let Content::Published(last) = &ids[2] else { panic!() };
@@ -53,15 +42,13 @@ fn a_full_queue_does_what_its_policy_says() {
 #[test]
 fn what_waited_too_long_is_told_and_not_delivered() {
     for attached in [true, false] {
-        let mut all = Durable::new();
-        all.bus.operator(1, "irc");
-        all.bus.operator(2, "dice");
+        let mut all = Durable::with_irc_and_dice();
         let aged = Subscribe { max_age_ms: 60_000, ..durable("type=chat.message", "all") };
         all.subscribe(2, 1, Subscribe { window_messages: 0, ..aged.clone() });
         if !attached {
             all.leave(2);
         }
-        let Content::Published(Published { id, .. }) = all.publish(1, CHAT) else { panic!() };
+        let id = all.chat();
         // The clock on the wall is set: nothing ages by it.
         all.bus.now.wall += 86_400_000_000_000;
         all.bus.pass(Duration::from_secs(61));
@@ -104,9 +91,7 @@ fn one_session_has_it_and_forgetting_ends_it() {
 
 #[test]
 fn the_accounts_are_at_zero_when_all_is_done() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, durable("type=chat.message", "all"));
     let before = all.bus.core.memory;
     for _ in 0..500 {

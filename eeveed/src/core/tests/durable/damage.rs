@@ -4,9 +4,7 @@ use super::*;
 
 /// A bus with three messages on disk for dice, which is away.
 fn waiting() -> (Durable, Vec<u64>) {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, durable("type=chat.message", "all"));
     all.leave(2);
     let ids = (0..3).map(|_| match all.publish(1, CHAT) {

@@ -4,9 +4,7 @@ use super::*;
 
 #[test]
 fn it_collects_while_nobody_is_there_and_delivers_in_order() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, durable("type=chat.message", "all"));
     all.leave(2);
     for id in 1..=3 {
@@ -30,11 +28,9 @@ fn it_collects_while_nobody_is_there_and_delivers_in_order() {
 
 #[test]
 fn what_is_not_acknowledged_comes_again_and_is_marked() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, durable("*", "all"));
-    let Content::Published(Published { id, .. }) = all.publish(1, CHAT) else { panic!() };
+    let id = all.chat();
     assert_eq!(all.seen(2), [format!("{id}.1")]);
     // Late.
     all.bus.pass(Duration::from_secs(31));
@@ -64,11 +60,9 @@ fn what_is_not_acknowledged_comes_again_and_is_marked() {
 
 #[test]
 fn no_crash_makes_a_count_of_deliveries_too_low() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, durable("type=chat.message", "all"));
-    let Content::Published(Published { id, .. }) = all.publish(1, CHAT) else { panic!() };
+    let id = all.chat();
     assert_eq!(all.seen(2), [format!("{id}.1")]);
     for attempt in 2..6 {
         // Right behind the delivery, before the disk does anything more.
@@ -94,11 +88,9 @@ fn no_crash_makes_a_count_of_deliveries_too_low() {
 
 #[test]
 fn a_dead_letter_is_told_and_can_be_tried_again() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, durable("type=chat.message", "all"));
-    let Content::Published(Published { id, .. }) = all.publish(1, CHAT) else { panic!() };
+    let id = all.chat();
     all.seen(2);
     all.nack(2, 1, id, true);
     assert_eq!(all.seen(2), [format!("gap {id}-{id} Some(1) r6")]);
@@ -143,9 +135,7 @@ fn a_message_whose_sessions_all_end_is_a_dead_letter_after_the_last_attempt() {
 
 #[test]
 fn a_retry_is_recognised_also_after_a_crash() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, durable("type=chat.message", "all"));
     let first = all.publish_numbered(1, 7, 10, CHAT);
     let Content::Published(Published { id, durable: 1, .. }) = first.content else { panic!("{first:?}") };

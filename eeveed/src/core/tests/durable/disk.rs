@@ -4,9 +4,7 @@ use super::*;
 
 #[test]
 fn a_full_disk_is_told_to_publishers_and_heals() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.bus.operator(3, "log");
     all.subscribe(2, 1, durable("type=chat.message", "all"));
     all.bus.subscribe(3, 1, subscribe("type=log.line"));
@@ -25,9 +23,7 @@ fn a_full_disk_is_told_to_publishers_and_heals() {
 
 #[test]
 fn a_commit_costs_nothing_for_subscriptions_that_it_is_not_about() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     for number in 1..=500 {
         all.subscribe(2, number, durable(&format!("type=t{number}"), &format!("n{number}")));
     }
@@ -43,16 +39,9 @@ fn a_commit_costs_nothing_for_subscriptions_that_it_is_not_about() {
 /// What is in force, and what is done with, though the disk took neither.
 #[test]
 fn a_restart_while_the_disk_takes_nothing_loses_neither_changes_nor_acknowledgements() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, durable("type=chat.message", "all"));
-    let ids: Vec<u64> = (0..4)
-        .map(|_| match all.publish(1, CHAT) {
-            Content::Published(published) => published.id,
-            other => panic!("{other:?}"),
-        })
-        .collect();
+    let ids: Vec<u64> = (0..4).map(|_| all.chat()).collect();
     assert_eq!(all.seen(2).len(), 4);
     all.full = true;
     all.ack(2, 1, ids[0]);
@@ -95,11 +84,9 @@ fn a_restart_while_the_disk_takes_nothing_loses_neither_changes_nor_acknowledgem
 
 #[test]
 fn a_redelivery_waits_for_a_disk_that_is_full() {
-    let mut all = Durable::new();
-    all.bus.operator(1, "irc");
-    all.bus.operator(2, "dice");
+    let mut all = Durable::with_irc_and_dice();
     all.subscribe(2, 1, durable("type=chat.message", "all"));
-    let Content::Published(Published { id, .. }) = all.publish(1, CHAT) else { panic!() };
+    let id = all.chat();
     assert_eq!(all.seen(2), [format!("{id}.1")]);
     all.full = true;
     all.nack(2, 1, id, false);
@@ -113,9 +100,7 @@ fn a_redelivery_waits_for_a_disk_that_is_full() {
 
 #[test]
 fn what_waits_behind_a_batch_that_the_disk_refuses_is_refused_with_it() {
-    let mut disk = Durable::new();
-    disk.bus.operator(1, "irc");
-    disk.bus.operator(2, "dice");
+    let mut disk = Durable::with_irc_and_dice();
     disk.subscribe(2, 1, durable("type=chat.message", "commands"));
     disk.bus.output(1);
     let publish = |disk: &mut Durable, number| {
@@ -134,9 +119,7 @@ fn what_waits_behind_a_batch_that_the_disk_refuses_is_refused_with_it() {
 /// A disk that hangs: the next run would not know that it owes an answer, so that the session has to ask again.
 #[test]
 fn a_session_that_waits_for_the_disk_is_not_handed_over() {
-    let mut disk = Durable::new();
-    disk.bus.operator(1, "irc");
-    disk.bus.operator(2, "dice");
+    let mut disk = Durable::with_irc_and_dice();
     disk.subscribe(2, 1, durable("type=chat.message", "commands"));
     let document = document(CHAT, "body");
     let publish = Publish { cause: None, hops: 0, epoch: 0, sequence: 0, document };

@@ -32,6 +32,22 @@ impl Durable {
         Self { bus: Bus::new(), store: Store::in_memory(), full: false, loads: Vec::new(), read: BTreeMap::new() }
     }
 
+    /// With an operator that publishes, and one that subscribes.
+    fn with_irc_and_dice() -> Self {
+        let mut all = Self::new();
+        all.bus.operator(1, "irc");
+        all.bus.operator(2, "dice");
+        all
+    }
+
+    /// Irc publishes something that is said; its id.
+    fn chat(&mut self) -> u64 {
+        match self.publish(1, CHAT) {
+            Content::Published(published) => published.id,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Lets the disk do all that it was asked.
     fn settle(&mut self) {
         loop {
