@@ -291,31 +291,33 @@ impl Connection {
             let since = self.partial_since;
             let overdue = since.map(|since| since + FRAME_TIME);
             let timer = starved.then(|| Instant::now() + MEMORY_TIME).into_iter().chain(overdue).min();
-            match wait(&outlet, reads, has_output, timer.map(|at| Box::pin(sleep_until(at)))).await {
-                Some(Waited::Woken) => {}
+            let waited = wait(&outlet, reads, has_output, timer.map(|at| Box::pin(sleep_until(at)))).await;
+            // There may be memory now, or it has been too long. Then the rest may lie in the socket: the bus, not its peer,
+            // may have been slow.
+            let mut is_late = waited.is_none() && overdue.is_some_and(|overdue| Instant::now() >= overdue);
+            match waited {
                 Some(Waited::Failed) => return false,
                 // It may have begun to wait before. (What is written, is written above.)
                 Some(Waited::Readable) if hub.handover.is_draining() => {}
-                Some(Waited::Readable) => match self.read(hub, key) {
-                    Read::Full => tokio::task::yield_now().await,
+                None if !is_late || !reads => {}
+                Some(Waited::Woken) => {}
+                Some(Waited::Readable) | None => match self.read(hub, key) {
+                    Read::Full => {
+                        is_late = false;
+                        tokio::task::yield_now().await;
+                    }
                     Read::All => {}
                     // Everything that came was handled; what is answered is still written (a half close).
                     Read::End => outlet.ended.set(true),
                     Read::Failed => return false,
                 },
-                // There may be memory now.
-                None if overdue.is_none_or(|overdue| Instant::now() < overdue) => {}
-                // The rest may have come while the bus, not its peer, was slow.
-                None if self.read(hub, key) == Read::Full
-                    || self.partial_since.is_none_or(|now| Some(now) != since) => {}
-                None => {
-                    self.partial_since = None;
-                    let text = format!("a frame was begun and not finished within {} s", FRAME_TIME.as_secs());
-                    let limit = FRAME_TIME.as_secs();
-                    let error =
-                        WireError { code: Code::FrameTimeout, text, limit: Some(limit), value: None, number: 0 };
-                    hub.step(Event::BadFrame { session: key, error });
-                }
+            }
+            if is_late && self.partial_since == since {
+                self.partial_since = None;
+                let text = format!("a frame was begun and not finished within {} s", FRAME_TIME.as_secs());
+                let limit = FRAME_TIME.as_secs();
+                let error = WireError { code: Code::FrameTimeout, text, limit: Some(limit), value: None, number: 0 };
+                hub.step(Event::BadFrame { session: key, error });
             }
         }
     }
