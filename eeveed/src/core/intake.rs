@@ -110,6 +110,6 @@ impl Core {
     }
 
     fn may_publish(&self, key: SessionKey) -> bool {
-        self.sessions.get(&key).is_some_and(|session| !session.closing && session.identity.may_publish_and_subscribe())
+        self.sessions.get(&key).is_some_and(|session| session.may_publish())
     }
 }

@@ -4,6 +4,7 @@
 //! A message's way: `step` (a Publish frame) -> `publish.rs` (stamp, permit, match) -> `queue.rs` -> `output` (its bytes for
 //! the subscriber's socket).
 
+mod announce;
 mod claim;
 mod control;
 pub(crate) mod durable;

@@ -33,7 +33,7 @@ impl Core {
             return 0;
         }
         let Some(session) = self.sessions.get(&key) else { return 0 };
-        if session.closing || !session.identity.may_publish_and_subscribe() {
+        if !session.may_publish() {
             return 0;
         }
         let source = session.source.clone();
@@ -42,6 +42,7 @@ impl Core {
         let ids_end = self.ids.end.saturating_sub(super::publish::IDS_LOW);
         let mut lead = Lead::new(std::mem::take(&mut self.head), &source, now.wall);
         let (mut at, mut count, mut documents) = (0, 0_u64, 0_u64);
+        let mut room = self.room();
         let mut stuck = None;
         // The session that had the last delivery, which mostly has the next.
         let mut last: Option<(SessionKey, &mut Session)> = None;
@@ -60,7 +61,7 @@ impl Core {
             }
             // The same look at memory as one by one; a queue may be needed for it.
             let wanted = Routed::size_of(document) + route.live().len() * PLACE_BYTES;
-            if self.memory + self.owed + wanted > self.limits.memory_bytes {
+            if wanted > room.bus {
                 break;
             }
             self.work += route.live().len();
@@ -71,32 +72,19 @@ impl Core {
             for (done, slot) in route.live().iter().enumerate() {
                 let taken = 'taken: {
                     let Some(subscription) = self.subscriptions.get_mut(*slot as usize) else { break 'taken false };
-                    if subscription.listed || subscription.durable.is_some() || !subscription.window_is_open() {
-                        break 'taken false;
-                    }
                     let to = subscription.session;
                     if last.as_ref().is_none_or(|(known, _)| *known != to) {
                         last = self.sessions.get_mut(&to).map(|session| (to, &mut **session));
                     }
                     let Some((_, session)) = &mut last else { break 'taken false };
-                    if session.halted
-                        || session.closing
-                        || !session.takes_directly(subscription.queue.bounds(), self.direct_bytes)
-                        || !subscription.queue.takes_alone(Routed::size_with(frame_bytes))
-                        || self.memory + self.owed + frame_bytes > self.limits.memory_bytes
-                        || session.account.left(self.limits.memory_per_uid) < frame_bytes
-                    {
+                    if !session.takes_delivery(subscription, frame_bytes, &room) {
                         break 'taken false;
                     }
                     session.make_room(&mut self.spare);
                     lead.put(&mut session.output, subscription.number, document.bytes());
+                    session.count_delivery(subscription, frame_bytes, document.bytes().len());
                     self.owed += frame_bytes;
-                    session.account.add(frame_bytes);
-                    session.direct += 1;
-                    subscription.window_messages -= 1;
-                    subscription.window_bytes -= document.bytes().len() as i64;
-                    subscription.delivered += 1;
-                    session.delivered += 1;
+                    room.bus -= frame_bytes;
                     self.delivered += 1;
                     if !session.awake {
                         session.awake = true;

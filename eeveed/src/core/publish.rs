@@ -1,13 +1,11 @@
 //! The way of a message: stamp, permit, match, deliver. This is the hot path: what it does for every message must neither
 //! allocate, nor ask for the time, nor open the document (docs/ARCHITECTURE.md, "The hot path").
 
-use std::rc::Rc;
-
 use libeevee::GapReason;
 use libeevee::wire::limits::HOPS_MAX;
 use libeevee::wire::{
-    CONFIRM, Code, Content, DocumentView, EncodedDocument, Envelope, Frame, Grant, HEADER_BYTES, Published, REPEATED,
-    RawPublish, Refusal, put_deliver,
+    CONFIRM, Code, Content, DocumentView, Envelope, Frame, Grant, HEADER_BYTES, Published, REPEATED, RawPublish,
+    Refusal, put_deliver,
 };
 
 use super::durable::repeat::Known;
@@ -16,7 +14,7 @@ use super::index::{Found, Headers, Pairs, Slot, View};
 use super::message::Routed;
 use super::queue::{PLACE_BYTES, Pushed, Waiting};
 use super::route::Route;
-use super::session::{SessionKey, beyond, refusal, shortened};
+use super::session::{Room, SessionKey, beyond, refusal, shortened};
 use super::storage::{Record, Write};
 use super::subscribe::{last_size, leaving_size};
 use super::{Action, Core, Now};
@@ -64,15 +62,6 @@ pub(super) struct Outgoing<'a> {
     pub(super) confirm: Option<Confirm>,
     /// For how many milliseconds it is wanted; 0 for as long as a subscription says.
     pub(super) wanted_ms: u64,
-}
-
-/// From whom the bus publishes what it composed.
-pub(super) struct Announced {
-    pub(super) source: Rc<str>,
-    pub(super) cause: Option<u64>,
-    pub(super) hops: u8,
-    /// Of a log record, its own source gets none.
-    pub(super) is_record: bool,
 }
 
 /// How much of the rule, and of the headers, a denial repeats: both may be as long as a frame.
@@ -322,58 +311,12 @@ impl Core {
         Ok(Sent { id, to })
     }
 
-    /// Publishes on behalf of the bus itself, as source `eeveed`.
-    pub(super) fn announce(&mut self, now: Now, document: &EncodedDocument) {
-        let from = Announced { source: "eeveed".into(), cause: None, hops: 0, is_record: false };
-        self.announce_from(now, &from, document);
-    }
-
-    /// Publishes what the bus composed, for which nobody needs a permit or credit.
-    pub(super) fn announce_from(&mut self, now: Now, from: &Announced, document: &EncodedDocument) {
-        let Ok(id) = self.next_id() else { return };
-        let Announced { ref source, cause, hops, is_record } = *from;
-        let document = document.view();
-        let view = View::new(id, source, now.wall, cause, hops, document);
-        let mut found = self.find_indexed(&view);
-        found.extend(self.find_volatile(&view));
-        if is_record {
-            found.retain(|slot| !self.is_of(*slot, source));
+    pub(super) const fn room(&self) -> Room {
+        Room {
+            bus: self.limits.memory_bytes.saturating_sub(self.memory + self.owed),
+            uid: self.limits.memory_per_uid,
+            direct: self.direct_bytes,
         }
-        if cause.is_some() {
-            self.hops.keep(id, hops);
-        }
-        let to = self.targets(found);
-        if !to.durable().is_empty() {
-            match self.check_durable(to.durable(), Record::size_of(document, source)) {
-                Ok(()) => {
-                    let record = Record {
-                        id,
-                        source: (**source).into(),
-                        timestamp: now.wall,
-                        cause,
-                        hops,
-                        reply_address: None,
-                        document: document.detached(),
-                    };
-                    let (epoch, sequence, live, wanted_ms) = (0, 0, 0, 0);
-                    let enqueue =
-                        Enqueue { confirm: None, source, epoch, sequence, live, credit: None, record, wanted_ms };
-                    self.enqueue_durable(now, to.durable(), enqueue);
-                }
-                // There is no publisher to refuse it to; those who do not get it are told.
-                Err(_) => to.durable().iter().for_each(|slot| self.tell_gap(*slot, id, GapReason::Memory)),
-            }
-        }
-        if to.live().is_empty() {
-            return;
-        }
-        if self.check_memory(Routed::size_of(document) + to.live().len() * PLACE_BYTES).is_err() {
-            self.lose(now, to.live(), id, GapReason::Memory);
-            return;
-        }
-        let envelope =
-            Envelope { id, source, timestamp: now.wall, cause, hops, reply_address: None, attempt: 1, waited_ms: 0 };
-        self.deliver(now, to.live(), &envelope, document);
     }
 
     /// Whether so many bytes more may wait in the bus.
@@ -396,7 +339,7 @@ impl Core {
     }
 
     /// Sorts subscriptions into live and durable ones.
-    fn targets(&self, found: Found) -> Route {
+    pub(super) fn targets(&self, found: Found) -> Route {
         let is_durable = |slot: &Slot| self.subscriptions[*slot as usize].durable.is_some();
         if !found.iter().any(is_durable) {
             return Route::to(&found, &[]);
@@ -406,14 +349,14 @@ impl Core {
     }
 
     /// The subscriptions of the index that match and may receive it.
-    fn find_indexed(&mut self, view: &View<'_>) -> Found {
+    pub(super) fn find_indexed(&mut self, view: &View<'_>) -> Found {
         let mut to = self.index.find(view, &mut self.work);
         to.retain(|slot| self.may_receive(*slot, view));
         to
     }
 
     /// The same for volatile subscriptions, which are looked through one by one.
-    fn find_volatile(&self, view: &View<'_>) -> impl Iterator<Item = Slot> {
+    pub(super) fn find_volatile(&self, view: &View<'_>) -> impl Iterator<Item = Slot> {
         self.volatile.iter().copied().filter(|slot| self.wants(*slot, view))
     }
 
@@ -426,15 +369,6 @@ impl Core {
         }
     }
 
-    /// Whether a subscription belongs to this source.
-    fn is_of(&self, slot: Slot, source: &str) -> bool {
-        let Some(subscription) = self.subscriptions.get(slot as usize) else { return false };
-        match (&subscription.durable, self.sessions.get(&subscription.session)) {
-            (Some(durable), _) => *durable.owner == *source,
-            (None, session) => session.is_some_and(|session| *session.source == *source),
-        }
-    }
-
     /// The naive match, for volatile subscriptions.
     fn wants(&self, slot: Slot, view: &View<'_>) -> bool {
         let subscription = &self.subscriptions[slot as usize];
@@ -442,7 +376,7 @@ impl Core {
     }
 
     /// Tells subscriptions of a message that they do not get.
-    fn lose(&mut self, now: Now, to: &[Slot], id: u64, reason: GapReason) {
+    pub(super) fn lose(&mut self, now: Now, to: &[Slot], id: u64, reason: GapReason) {
         for slot in to {
             let Some(subscription) = self.subscriptions.get_mut(*slot as usize) else { continue };
             subscription.lose(id, reason);
@@ -485,31 +419,17 @@ impl Core {
     /// been emptied right after the message came, which spares keeping the message and coming back for it.
     #[inline]
     fn deliver_at_once(&mut self, slot: Slot, head: &[u8], document: DocumentView<'_>) -> bool {
+        let room = self.room();
         let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { return false };
-        // With an open window, a live subscription that has something to deliver is listed.
-        if subscription.listed || subscription.durable.is_some() || !subscription.window_is_open() {
-            return false;
-        }
         let Some(session) = self.sessions.get_mut(&subscription.session) else { return false };
         let bytes = HEADER_BYTES + head.len() + document.bytes().len();
-        if session.halted
-            || session.closing
-            || !session.takes_directly(subscription.queue.bounds(), self.direct_bytes)
-            || !subscription.queue.takes_alone(Routed::size_with(bytes))
-            || self.memory + self.owed + bytes > self.limits.memory_bytes
-            || session.account.left(self.limits.memory_per_uid) < bytes
-        {
+        if !session.takes_delivery(subscription, bytes, &room) {
             return false;
         }
         session.make_room(&mut self.spare);
         put_deliver(&mut session.output, subscription.number, head, document.bytes());
+        session.count_delivery(subscription, bytes, document.bytes().len());
         self.owed += bytes;
-        session.account.add(bytes);
-        session.direct += 1;
-        subscription.window_messages -= 1;
-        subscription.window_bytes -= document.bytes().len() as i64;
-        subscription.delivered += 1;
-        session.delivered += 1;
         self.delivered += 1;
         if !session.awake {
             session.awake = true;
@@ -555,7 +475,7 @@ impl Core {
 
     /// The next block of ids is asked for when half of one is left, so that running out takes 2^31 messages during one
     /// disk fault. Then a message is refused rather than given an id that may have been used.
-    fn next_id(&mut self) -> Result<u64, Refusal> {
+    pub(super) fn next_id(&mut self) -> Result<u64, Refusal> {
         if !self.ids_asked && self.ids.end - self.ids.start < IDS_LOW {
             self.ids_asked = true;
             self.actions.push(Action::ReserveIds);

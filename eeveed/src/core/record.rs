@@ -15,7 +15,7 @@ use libeevee::log::{LogLevel, LogRecord, RECORD_TYPE};
 use libeevee::wire::limits::{RECORD_BYTES_MAX, RECORD_TARGET_BYTES_MAX, RECORDS_BURST, RECORDS_PER_SECOND};
 use libeevee::wire::{Code, Record};
 
-use super::publish::Announced;
+use super::announce::Announced;
 use super::session::{Identity, SessionKey, refusal};
 use super::{Core, Now};
 

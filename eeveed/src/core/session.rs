@@ -9,11 +9,13 @@ use libeevee::wire::{Code, Control, Refusal};
 use serde::{Deserialize, Serialize};
 
 use super::index::Slot;
+use super::message::Routed;
 use super::permit::Permit;
 use super::queue::Bounds;
 use super::record::Pace;
 use super::share::Account;
 use super::spare::Spare;
+use super::subscribe::Subscription;
 
 /// The number of a session; never used again while the bus runs.
 pub(crate) type SessionKey = u64;
@@ -180,6 +182,17 @@ impl Credit {
 /// So much unwritten is worth a large buffer for what comes behind it.
 const MUCH_BYTES: usize = 64 << 10;
 
+/// How many bytes there is room for.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// In all that waits in the bus, which is left of it.
+    pub(super) bus: usize,
+    /// In what each uid has.
+    pub(super) uid: usize,
+    /// In what is written directly to a session.
+    pub(super) direct: usize,
+}
+
 /// One session in the core.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -228,6 +241,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Whether something that it publishes is looked at.
+    pub(super) const fn may_publish(&self) -> bool {
+        !self.closing && self.identity.may_publish_and_subscribe()
+    }
+
     /// What it takes of the bus's memory beside its subscriptions.
     pub(super) const fn counted(&self) -> usize {
         self.output.len() + self.unwritten + self.input
@@ -242,6 +260,37 @@ impl Session {
         waits < direct_bytes
             && (self.unwritten == 0
                 || (bounds.age_max.is_none() && self.direct < bounds.messages && waits < bounds.bytes))
+    }
+
+    /// Whether it takes a delivery of so many bytes at once.
+    #[inline(always)] // Else a call for every delivery.
+    pub(super) fn takes_delivery(&self, subscription: &Subscription, frame_bytes: usize, room: &Room) -> bool {
+        // With an open window, a live subscription that has something to deliver is listed.
+        !subscription.listed
+            && subscription.durable.is_none()
+            && subscription.window_is_open()
+            && !self.halted
+            && !self.closing
+            && self.takes_directly(subscription.queue.bounds(), room.direct)
+            && subscription.queue.takes_alone(Routed::size_with(frame_bytes))
+            && frame_bytes <= room.bus
+            && frame_bytes <= self.account.left(room.uid)
+    }
+
+    /// Counts a delivery that was put behind what is written next.
+    #[inline]
+    pub(super) fn count_delivery(
+        &mut self,
+        subscription: &mut Subscription,
+        frame_bytes: usize,
+        document_bytes: usize,
+    ) {
+        self.account.add(frame_bytes);
+        self.direct += 1;
+        self.delivered += 1;
+        subscription.window_messages -= 1;
+        subscription.window_bytes -= document_bytes as i64;
+        subscription.delivered += 1;
     }
 
     /// Takes a buffer that was used before, if the session has none and is not slow, or has much before it: one that waits
