@@ -65,7 +65,7 @@ use crate::config::Limits;
 const SMALL_BACKLOG: usize = 4 << 10;
 
 /// So much is put directly into what is written next to a session.
-const DIRECT_BYTES: usize = 2 << 20;
+const DIRECT_BYTES: usize = 4 << 20;
 
 /// The time of an event. The core never asks for it.
 #[derive(Debug, Clone, Copy, Default)]
