@@ -18,10 +18,10 @@ use crate::wire::{Overflow, Subscribe};
 
 /// The default window in messages: so many that for small ones, too, it is the bytes which bound it. A process that waits
 /// for its processor grants nothing for some milliseconds, and the bus has to queue what a window does not take.
-const WINDOW_MESSAGES: u64 = 4096;
+const WINDOW_MESSAGES: u64 = 16384;
 
 /// The default window in bytes of documents.
-const WINDOW_BYTES: u64 = 1 << 20;
+const WINDOW_BYTES: u64 = 4 << 20;
 
 /// The default window of a durable subscription in messages: as many as the bus has in flight by default.
 const WINDOW_DURABLE: u64 = 100;
@@ -169,8 +169,8 @@ impl SubscribeBuilder {
         self
     }
 
-    /// How much may be delivered here and not yet taken from the [`Subscription`]: by default 4,096 messages and 1 MiB of
-    /// documents, for a durable one 100 messages. At least 1 each; one message may go beyond the bytes.
+    /// How much may be delivered here and not yet taken from the [`Subscription`]: by default 16,384 messages and 4 MiB
+    /// of documents, for a durable one 100 messages. At least 1 each; one message may go beyond the bytes.
     ///
     /// For a durable subscription this is how much may be in flight: delivered, and neither acknowledged nor given back. A
     /// user who acknowledges nothing gets no more than this.

@@ -60,7 +60,7 @@ async fn the_name_goes_along_and_windows_are_smaller() {
     let builder = client.subscribe("type=mail").durable("mail.in-2").overflow(Overflow::Reject).queue(7, 8);
     let (subscription, _, subscribe) = opened(builder, &mut peer).await;
     assert_eq!((subscription.durable(), subscribe.durable.as_deref()), (Some("mail.in-2"), Some("mail.in-2")));
-    assert_eq!((subscribe.window_messages, subscribe.window_bytes), (100, 1 << 20));
+    assert_eq!((subscribe.window_messages, subscribe.window_bytes), (100, 4 << 20));
     assert_eq!((subscribe.overflow, subscribe.queue_messages, subscribe.queue_bytes), (4, 7, 8));
     // Set before or after, a window is what was said.
     let builder = client.subscribe("a").window(3, 4).durable("other");

@@ -37,7 +37,7 @@ async fn options_go_along_and_numbers_are_new() {
         assert_eq!(subscribe.filters, ["type=a", "type=b"]);
         assert_eq!((subscribe.overflow, subscribe.max_age_ms), (Overflow::DropNewest as u8, 300_000));
         assert_eq!((subscribe.queue_messages, subscribe.queue_bytes), (5, 6));
-        assert_eq!((subscribe.window_messages, subscribe.window_bytes), (4096, 1 << 20));
+        assert_eq!((subscribe.window_messages, subscribe.window_bytes), (16_384, 4 << 20));
         peer.send(first, Content::Ok).await;
         let (second, subscribe) = peer.subscribe().await;
         assert!(second > first && first > 0);
