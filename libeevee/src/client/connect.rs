@@ -6,18 +6,19 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::codec::{Decoder, LengthDelimitedCodec};
+use tokio_util::codec::FramedRead;
 
 use super::reconnect::Backoff;
 use crate::error::{Error, ErrorKind};
 use crate::id::OperatorId;
 use crate::wire::limits::{FRAME_BYTES_CEILING, FRAME_BYTES_MAX};
-use crate::wire::{Code, Content, Frame, Hello, Role, VERSION, Welcome, codec};
+use crate::wire::{Code, Content, Frame, Hello, Role, VERSION, Welcome, WireError, codec, frame_length};
 
 /// Where the bus listens unless `EEVEE_BUS` or [`Connect::socket`] says otherwise.
 pub const BUS_SOCKET: &str = "/run/eevee/bus.sock";
@@ -189,11 +190,15 @@ impl Connect {
 
     async fn handshake(&self, stream: UnixStream) -> Result<(Link, Welcome), Error> {
         let (read, mut write) = stream.into_split();
-        let mut read = Frames::new(read);
+        let mut frames = FramedRead::new(read, codec(FRAME_BYTES_MAX + ENVELOPE_BYTES_MAX));
         // A bus that refuses us outright may have closed before it read Hello; what it said is still there to be read.
         let written = write.write_all(&self.hello().encode()).await;
-        let bytes = match read.next().await {
+        let bytes = match frames.next().await {
             Some(Ok(bytes)) => bytes,
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                let text = "the bus announced a frame that is longer than it may be";
+                return Err(Error::new(ErrorKind::Wire, text).caused(error));
+            }
             Some(Err(error)) => return Err(read_error(error)),
             None => {
                 let error = Error::new(ErrorKind::Disconnected, "closed the connection before it answered Hello");
@@ -218,7 +223,10 @@ impl Connect {
             ));
         }
         let frame_bytes_max = (welcome.frame_bytes_max as usize).clamp(FRAME_BYTES_MAX, FRAME_BYTES_CEILING);
-        read.codec.set_max_frame_length(frame_bytes_max + ENVELOPE_BYTES_MAX);
+        // What was read together with Welcome.
+        let buffer = std::mem::take(frames.read_buffer_mut());
+        let read =
+            Frames { socket: frames.into_inner(), buffer, frame_bytes_max: frame_bytes_max + ENVELOPE_BYTES_MAX };
         Ok((Link { read, write }, welcome))
     }
 
@@ -259,20 +267,16 @@ pub(super) struct Link {
     pub(super) write: OwnedWriteHalf,
 }
 
-/// The side that is read, one frame after the other. (tokio-util's `FramedRead` would ask the runtime for each of them.)
+/// The side that is read, in pieces of whole frames: what is done for each frame is done for every message. (tokio-util's
+/// codec, which reads Welcome, splits each of them off.)
 pub(super) struct Frames {
     socket: OwnedReadHalf,
-    codec: LengthDelimitedCodec,
-    /// What was read, and was not taken as a frame yet.
+    /// What was read, and was not taken yet.
     buffer: BytesMut,
+    frame_bytes_max: usize,
 }
 
 impl Frames {
-    fn new(socket: OwnedReadHalf) -> Self {
-        let codec = codec(FRAME_BYTES_MAX + ENVELOPE_BYTES_MAX);
-        Self { socket, codec, buffer: BytesMut::with_capacity(READ_BUFFER) }
-    }
-
     /// Reads what the socket has; false at the end of the stream. Dropping the future loses nothing.
     pub(super) async fn fill(&mut self) -> io::Result<bool> {
         if self.buffer.capacity() - self.buffer.len() < ROOM_MIN {
@@ -281,27 +285,27 @@ impl Frames {
         if self.socket.read_buf(&mut self.buffer).await? > 0 {
             return Ok(true);
         }
-        // An error if it ends inside of a frame.
-        self.codec.decode_eof(&mut self.buffer).map(|_| false)
+        if self.buffer.is_empty() { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
-    /// The next frame that was read whole.
+    /// The length of the frame at the front of a piece, with its length field; `None` at the end.
     #[inline]
-    pub(super) fn frame(&mut self) -> io::Result<Option<BytesMut>> {
-        self.codec.decode(&mut self.buffer)
+    pub(super) fn length(&self, piece: &[u8]) -> Result<Option<usize>, WireError> {
+        frame_length(piece, self.frame_bytes_max)
     }
 
-    /// The next frame, or the end of the stream.
-    async fn next(&mut self) -> Option<io::Result<BytesMut>> {
+    /// All frames that were read whole, in one piece; it is empty when there is none.
+    ///
+    /// # Errors
+    /// The frame behind those that were taken before is longer than it may be, or empty.
+    pub(super) fn take(&mut self) -> Result<Bytes, WireError> {
+        let mut end = 0;
         loop {
-            match self.frame().transpose() {
-                None => {}
-                frame => return frame,
-            }
-            match self.fill().await {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(error) => return Some(Err(error)),
+            match self.length(&self.buffer[end..]) {
+                Ok(Some(length)) => end += length,
+                // What came before a mistake is taken first.
+                Err(error) if end == 0 => return Err(error),
+                Ok(None) | Err(_) => return Ok(self.buffer.split_to(end).freeze()),
             }
         }
     }
@@ -310,12 +314,8 @@ impl Frames {
 /// What reading a frame from the socket can run into.
 pub(super) fn read_error(error: io::Error) -> Error {
     match error.kind() {
-        // The codec's only error of its own.
-        io::ErrorKind::InvalidData => {
-            Error::new(ErrorKind::Wire, "the bus announced a frame that is longer than it may be").caused(error)
-        }
-        // tokio-util's name for an end inside of a frame.
-        _ if error.get_ref().is_some() => {
+        // tokio-util gives no kind to an end inside of a frame.
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::Other => {
             Error::new(ErrorKind::Disconnected, "the bus closed the connection in the middle of a frame").caused(error)
         }
         _ => Error::new(ErrorKind::Disconnected, format!("reading from the bus: {error}")).caused(error),

@@ -4,11 +4,12 @@ use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::connect::read_error;
@@ -22,6 +23,9 @@ use crate::error::{Error, ErrorKind};
 use crate::header::Headers;
 use crate::message::{Delivery, Document, Gap, GapReason, Message, Timestamp};
 use crate::wire::{self, Code, Content, Frame, REPEATED, RawDeliver, Refusal};
+
+/// Of a frame's length field.
+const LENGTH_BYTES: usize = 4;
 
 /// Headers that are longer are checked each time; they do not repeat.
 const KNOWN_BYTES_MAX: usize = 1 << 10;
@@ -46,18 +50,23 @@ impl Driver {
     fn accept_all(&mut self) -> Result<(), Error> {
         // Taken for what needs it, and once.
         let mut now = None;
-        while let Some(frame) = self.link.read.frame().map_err(read_error)? {
-            let frame = frame.freeze();
-            let Some(number) = wire::delivered_to(&frame) else {
-                self.accept_other(frame)?;
-                continue;
-            };
-            if let Some(bad) = self.deliver(number, frame, &mut now)? {
-                // The decoder says why.
-                self.accept_other(bad)?;
+        loop {
+            let piece = self.link.read.take()?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            let mut at = 0;
+            while let Some(length) = self.link.read.length(&piece[at..])? {
+                at = match self.deliver(&piece, at, &mut now)? {
+                    // Something else, or a delivery that is wrong; the decoder says how.
+                    none if none == at => {
+                        self.accept_other(piece.slice(at + LENGTH_BYTES..at + length))?;
+                        at + length
+                    }
+                    after => after,
+                };
             }
         }
-        Ok(())
     }
 
     fn accept_other(&mut self, frame: Bytes) -> Result<(), Error> {
@@ -81,58 +90,33 @@ impl Driver {
         }
     }
 
-    /// A delivery goes to its subscription; what is none comes back.
-    #[inline]
-    fn deliver(&mut self, number: u32, frame: Bytes, now: &mut Option<Instant>) -> Result<Option<Bytes>, Error> {
-        let Self { routes, shared, fed, highest, .. } = self;
-        let Some(route) = route(routes, shared, number) else {
-            // It was on its way while the subscription ended.
-            let Some(deliver) = RawDeliver::read(&frame, &[]) else { return Ok(Some(frame)) };
+    /// Deliveries in a row for the same subscription go there. Where the first frame behind them begins.
+    fn deliver(&mut self, piece: &Bytes, mut at: usize, now: &mut Option<Instant>) -> Result<usize, Error> {
+        let Self { routes, shared, fed, highest, link, .. } = self;
+        let Some(number) = piece.get(at + LENGTH_BYTES..).and_then(wire::delivered_to) else { return Ok(at) };
+        let mut route = route(routes, shared, number);
+        while let Some(length) = link.read.length(&piece[at..])? {
+            let frame = &piece[at + LENGTH_BYTES..at + length];
+            if wire::delivered_to(frame) != Some(number) {
+                break;
+            }
+            let known = route.as_deref().map_or(&[][..], |route| &route.known);
+            let Some(deliver) = RawDeliver::read(frame, known) else { break };
             *highest = deliver.id.max(*highest);
-            return Ok(None);
-        };
-        let Some(deliver) = RawDeliver::read(&frame, &route.known) else { return Ok(Some(frame)) };
-        *highest = deliver.id.max(*highest);
-        let flow = &*route.flow;
-        let messages = flow.delivered_messages.load(Relaxed);
-        let granted = flow.granted_messages.load(Relaxed);
-        if messages >= granted {
-            let text = format!("the bus delivered more to subscription {number} than its window of {granted} messages");
-            return Err(Error::new(ErrorKind::Wire, text).limited(granted, messages + 1));
+            // Else it was on its way while the subscription ended.
+            if let Some(route) = &mut route
+                && route.takes(number, &deliver, frame)?
+            {
+                if route.arrived.is_empty() {
+                    fed.push(number);
+                }
+                let came = route.expires.then(|| *now.get_or_insert_with(Instant::now));
+                let subscription = if route.durable.is_some() { number } else { 0 };
+                route.arrived.push_back(arrived(&deliver, piece, at + LENGTH_BYTES, subscription, came));
+            }
+            at += length;
         }
-        // Only this task writes these.
-        flow.delivered_messages.store(messages + 1, Relaxed);
-        let bytes = deliver.document_bytes();
-        flow.delivered_bytes.store(flow.delivered_bytes.load(Relaxed) + bytes, Relaxed);
-        if let Some(shared) = &route.durable
-            && !shared.arrives(number, deliver.id, bytes)
-        {
-            return Ok(None);
-        }
-        flow.last_seen.store(flow.last_seen.load(Relaxed).max(deliver.id), Relaxed);
-        route.gaps.clear();
-        let headers = &frame[deliver.headers.clone()];
-        if *headers != *route.known && headers.len() <= KNOWN_BYTES_MAX {
-            route.known.clear();
-            route.known.extend_from_slice(headers);
-        }
-        if route.arrived.is_empty() {
-            fed.push(number);
-        }
-        let came = route.expires.then(|| *now.get_or_insert_with(Instant::now));
-        let mut delivery = Delivery::new(deliver.attempt, Duration::from_millis(deliver.waited_ms));
-        delivery.subscription = if route.durable.is_some() { number } else { 0 };
-        let RawDeliver { id, timestamp, cause, hops, reply_address, headers, body, .. } = deliver;
-        let (source, timestamp) = (deliver.source.into(), Timestamp(timestamp));
-        // Both share what was read; the frame becomes the body, as a reference more is not for nothing.
-        let headers = Headers::from_wire(frame.slice(headers));
-        let mut frame = frame;
-        frame.truncate(body.end);
-        frame.advance(body.start);
-        let document = Document { headers, body: frame };
-        let message = Message { id, source, timestamp, cause, hops, document, reply_address, delivery };
-        route.arrived.push_back(Item::Message(Arrived { message, bytes, came }));
-        Ok(None)
+        Ok(at)
     }
 
     fn gap(&mut self, number: u32, gap: Gap) {
@@ -277,6 +261,54 @@ impl Driver {
         }
         if code.closes() { Err(error) } else { Ok(()) }
     }
+}
+
+/// What is handed over for a delivery that begins at `at`. It shares what was read.
+#[inline]
+fn arrived(deliver: &RawDeliver<'_>, piece: &Bytes, at: usize, subscription: u32, came: Option<Instant>) -> Item {
+    let part = |range: &Range<usize>| piece.slice(at + range.start..at + range.end);
+    let document = Document { headers: Headers::from_wire(part(&deliver.headers)), body: part(&deliver.body) };
+    let mut delivery = Delivery::new(deliver.attempt, Duration::from_millis(deliver.waited_ms));
+    delivery.subscription = subscription;
+    let RawDeliver { id, cause, hops, reply_address, .. } = *deliver;
+    let (source, timestamp) = (deliver.source.into(), Timestamp(deliver.timestamp));
+    let message = Message { id, source, timestamp, cause, hops, document, reply_address, delivery };
+    Item::Message(Arrived { message, bytes: deliver.document_bytes(), came })
+}
+
+impl Route {
+    /// Counts a delivery; false where a durable subscription has it already.
+    #[inline]
+    fn takes(&mut self, number: u32, deliver: &RawDeliver<'_>, frame: &[u8]) -> Result<bool, Error> {
+        let flow = &*self.flow;
+        let messages = flow.delivered_messages.load(Relaxed);
+        let granted = flow.granted_messages.load(Relaxed);
+        if messages >= granted {
+            return Err(beyond_window(number, granted, messages));
+        }
+        // Only the driver's task writes these.
+        flow.delivered_messages.store(messages + 1, Relaxed);
+        let bytes = deliver.document_bytes();
+        flow.delivered_bytes.store(flow.delivered_bytes.load(Relaxed) + bytes, Relaxed);
+        if let Some(shared) = &self.durable
+            && !shared.arrives(number, deliver.id, bytes)
+        {
+            return Ok(false);
+        }
+        flow.last_seen.store(flow.last_seen.load(Relaxed).max(deliver.id), Relaxed);
+        self.gaps.clear();
+        if !deliver.known && deliver.headers.len() <= KNOWN_BYTES_MAX {
+            self.known.clear();
+            self.known.extend_from_slice(&frame[deliver.headers.clone()]);
+        }
+        Ok(true)
+    }
+}
+
+#[cold]
+fn beyond_window(number: u32, granted: u64, messages: u64) -> Error {
+    let text = format!("the bus delivered more to subscription {number} than its window of {granted} messages");
+    Error::new(ErrorKind::Wire, text).limited(granted, messages + 1)
 }
 
 /// The subscription that something came for, if there still is one.

@@ -24,6 +24,8 @@ pub(crate) struct RawDeliver<'a> {
     pub(crate) waited_ms: u64,
     /// The headers, their count included.
     pub(crate) headers: Range<usize>,
+    /// Whether they are those that were known.
+    pub(crate) known: bool,
     /// The body alone, without its length.
     pub(crate) body: Range<usize>,
 }
@@ -46,9 +48,9 @@ impl<'a> RawDeliver<'a> {
         let has_tail = frame.get(2)? & TAIL != 0;
         let body = frame.get(FRAME_BYTES_MIN..)?;
         let mut reader = Reader::new(body);
-        let id = reader.varint().ok()?;
+        let id = reader.large().ok()?;
         let source = reader.str().ok()?;
-        let timestamp = reader.varint().ok()?;
+        let timestamp = reader.large().ok()?;
         let (cause, hops, reply_address, attempt, waited_ms) = match *body.get(reader.at()..)?.first_chunk()? {
             // By far the most: no answer, no request, delivered for the first time and without having waited.
             [0, hops, 0, attempt @ 0..=250, 0] => {
@@ -65,7 +67,8 @@ impl<'a> RawDeliver<'a> {
         };
         let start = reader.at();
         // Where headers end is told by themselves, so that those which begin like complete ones end like them.
-        if !known.is_empty() && body.get(start..)?.starts_with(known) {
+        let is_known = !known.is_empty() && body.get(start..)?.starts_with(known);
+        if is_known {
             reader.skip(known.len());
         } else {
             check_headers(&mut reader).ok()?;
@@ -83,6 +86,7 @@ impl<'a> RawDeliver<'a> {
             attempt,
             waited_ms,
             headers,
+            known: is_known,
             body: end - length..end,
         })
     }

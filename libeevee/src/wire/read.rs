@@ -77,6 +77,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The same where most are of eight bytes.
+    #[inline]
+    pub(crate) fn large(&mut self) -> Result<u64, WireError> {
+        if let Some([253, large @ ..]) = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<9>()) {
+            let value = u64::from_le_bytes(*large);
+            if value >= 1 << 32 {
+                self.at += 9;
+                return Ok(value);
+            }
+        }
+        self.varint()
+    }
+
     fn long_varint(&mut self) -> Result<u64, WireError> {
         let start = self.at;
         let (value, least) = match self.u8()? {

@@ -45,7 +45,7 @@ async fn subscriptions_go_on_with_their_numbers_and_a_gap() {
         let ((a, subscribe), (b, _)) = (peer.subscribe().await, peer.subscribe().await);
         assert_eq!((a, b), (one, two));
         assert_eq!(subscribe.filters, ["type=test"]);
-        assert_eq!(subscribe.window_messages, 4095);
+        assert_eq!(subscribe.window_messages, 16_383);
         peer.send(a, Content::Ok).await;
         peer.send(b, Content::Ok).await;
         peer
@@ -276,7 +276,7 @@ async fn nonsense_from_the_bus_is_told_and_the_next_connection_is_made() {
     cut.truncate(20);
     for (said, kind, word) in [
         (&b"\0\0\0\0"[..], ErrorKind::Wire, "length 0"),
-        (&too_long, ErrorKind::Wire, "longer"),
+        (&too_long, ErrorKind::Wire, "at most"),
         (b"\x09\0\0\0\x14\0\0\0\x01\0\0\0\xff", ErrorKind::Wire, "malformed"),
         (&cut, ErrorKind::Disconnected, "middle of a frame"),
         (b"", ErrorKind::Disconnected, "closed the connection"),
