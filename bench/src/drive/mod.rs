@@ -9,13 +9,13 @@ mod receive;
 
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub(crate) use self::publish::{Source, publish};
 pub(crate) use self::receive::receive;
@@ -36,7 +36,9 @@ pub(crate) struct Flow {
     deliveries: AtomicU64,
     /// The publishing loop waits until `progress` is at least this; `u64::MAX` while it does not.
     wanted: AtomicU64,
-    wake: EventFd,
+    /// Written to in order to wake the publishing loop, and what it reads then.
+    wake: UnixStream,
+    woken: UnixStream,
     stop: AtomicBool,
     over: AtomicBool,
     /// Most messages under way.
@@ -47,11 +49,15 @@ pub(crate) struct Flow {
 
 impl Flow {
     pub(crate) fn new(under_way: u64, split: bool) -> Result<Self> {
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
         Ok(Self {
             progress: AtomicU64::new(0),
             deliveries: AtomicU64::new(0),
             wanted: AtomicU64::new(u64::MAX),
-            wake: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
+            wake,
+            woken,
             stop: AtomicBool::new(false),
             over: AtomicBool::new(false),
             under_way,
@@ -64,10 +70,15 @@ impl Flow {
         self.deliveries.load(Ordering::Acquire)
     }
 
+    /// Becomes readable when the publishing loop may go on.
+    pub(crate) const fn woken(&self) -> &UnixStream {
+        &self.woken
+    }
+
     /// The publishing loop ends after the chunks that it has begun.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        let _ = self.wake.write(1);
+        let _ = (&self.wake).write(&[1]);
     }
 
     pub(crate) fn stopped(&self) -> bool {
@@ -90,7 +101,7 @@ impl Flow {
         self.progress.store(progress, Ordering::SeqCst);
         if progress >= self.wanted.load(Ordering::SeqCst) {
             self.wanted.store(u64::MAX, Ordering::SeqCst);
-            let _ = self.wake.write(1);
+            let _ = (&self.wake).write(&[1]);
         }
     }
 

@@ -176,12 +176,12 @@ fn wait(flow: &Flow, sources: &mut [Source], buffer: &mut [u8]) -> Result<()> {
             PollFd::new(source.publisher.stream().as_fd(), PollFlags::POLLIN | writes)
         })
         .collect();
-    fds.push(PollFd::new(flow.wake.as_fd(), PollFlags::POLLIN));
+    fds.push(PollFd::new(flow.woken.as_fd(), PollFlags::POLLIN));
     poll(&mut fds, PollTimeout::from(LOOK_MS))?;
     let ready: Vec<_> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
     drop(fds);
     if ready.last().is_some_and(|ready| !ready.is_empty()) {
-        let _ = flow.wake.read();
+        let _ = (&flow.woken).read(&mut [0; 64]);
     }
     for (source, ready) in sources.iter_mut().zip(ready) {
         source.blocked &= ready.is_empty();

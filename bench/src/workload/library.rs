@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use libeevee::{Client, Connect, Document, Event, Subscription};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
@@ -18,11 +20,11 @@ use crate::eevee;
 use crate::message::message;
 use crate::peer::{Broker, Message, Needs};
 
-/// How often is looked whether there is room for more, and whether the run is over.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// How often is looked whether the run is over.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Messages that are counted at once while more are there.
-const COUNT_AT_ONCE: u64 = 64;
+/// Messages that are counted at once while more are there, and published between two looks at how many are under way.
+const AT_ONCE: u64 = 64;
 
 pub(super) fn run(
     broker: &dyn Broker,
@@ -76,14 +78,17 @@ async fn publish(flow: &Flow, socket: &Path) -> Result<u64> {
 async fn publish_all(flow: &Flow, socket: &Path) -> Result<u64> {
     let client = connect(socket).await?;
     let message = message(0, W1.body_bytes);
+    let mut woken = UnixStream::from_std(flow.woken().try_clone()?)?;
     let mut written = 0;
     while !flow.stopped() {
         if flow.full(written) {
-            tokio::time::sleep(LOOK_EVERY).await;
+            ensure!(woken.read(&mut [0; 64]).await? > 0, "the flow is gone");
             continue;
         }
-        client.publish(make(&message)?).await?;
-        written += 1;
+        for _ in 0..AT_ONCE {
+            client.publish(make(&message)?).await?;
+        }
+        written += AT_ONCE;
     }
     client.close().await?;
     Ok(written)
@@ -146,7 +151,7 @@ async fn take(flow: &Flow, counts: &RefCell<Vec<u64>>, number: usize, mut subscr
     let mut fresh = 0;
     loop {
         let event = match subscription.try_next() {
-            Some(event) if fresh < COUNT_AT_ONCE => event,
+            Some(event) if fresh < AT_ONCE => event,
             event => {
                 count(flow, counts, number, &mut fresh);
                 match event {
