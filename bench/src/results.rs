@@ -26,6 +26,8 @@ pub(crate) struct Results {
     /// Which limits of eeveed were raised for a workload.
     pub(crate) raised: BTreeMap<&'static str, Vec<(&'static str, String)>>,
     pub(crate) steal_percent: f64,
+    /// For all that is started; it goes with this.
+    folder: tempfile::TempDir,
     began: Instant,
     steal: Steal,
 }
@@ -45,6 +47,8 @@ impl Results {
             refusals: BTreeMap::new(),
             raised: BTreeMap::new(),
             steal_percent: 0.0,
+            // Short, for the sake of socket addresses in it.
+            folder: tempfile::Builder::new().prefix("eevee-bench-").tempdir().context("no temporary directory")?,
             began: Instant::now(),
             steal: Steal::now()?,
         })
@@ -69,9 +73,7 @@ impl Results {
         if peer.name() == "eevee" {
             self.raised.insert(name, eevee::limits(&needs));
         }
-        let measured = tempfile::Builder::new()
-            .prefix("eevee-bench-")
-            .tempdir()
+        let measured = tempfile::tempdir_in(self.folder.path())
             .context("no temporary directory")
             .and_then(|place| workload.run(peer, place.path(), time));
         match measured {
