@@ -31,6 +31,19 @@ enum Kept {
 }
 
 impl Source {
+    /// For bytes that were checked to be a text.
+    #[inline]
+    pub(crate) fn from_checked(text: &[u8]) -> Self {
+        let mut bytes = [0; INLINE];
+        match bytes.get_mut(..text.len()) {
+            Some(room) => {
+                room.copy_from_slice(text);
+                Self(Kept::Inline(text.len() as u8, bytes))
+            }
+            None => Self(Kept::Boxed(std::str::from_utf8(text).unwrap_or_default().into())),
+        }
+    }
+
     /// The text.
     #[inline]
     pub fn as_str(&self) -> &str {
@@ -47,14 +60,7 @@ impl Source {
 impl From<&str> for Source {
     #[inline]
     fn from(text: &str) -> Self {
-        let mut bytes = [0; INLINE];
-        match bytes.get_mut(..text.len()) {
-            Some(room) => {
-                room.copy_from_slice(text.as_bytes());
-                Self(Kept::Inline(text.len() as u8, bytes))
-            }
-            None => Self(Kept::Boxed(text.into())),
-        }
+        Self::from_checked(text.as_bytes())
     }
 }
 

@@ -3,36 +3,61 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::events::Events;
 use super::held::Held;
 use crate::error::Error;
-use crate::message::{Gap, Message};
-use crate::wire::{Content, Frame, Grant, Subscribe};
+use crate::header::Headers;
+use crate::message::{Delivery, Document, Gap, Message, Timestamp};
+use crate::source::Source;
+use crate::wire::{Content, Frame, Grant, RawDeliver, RawEnvelope, Subscribe};
 
 /// What the driver hands over.
 #[derive(Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "nearly all of them are messages, and a box would be an allocation for each"
-)]
 pub(super) enum Item {
     Message(Arrived),
     Gap(OpenGap),
     Failed(Error),
 }
 
-/// A message that came.
+/// A message that came. It is opened when its user takes it: until then it is moved a few times, and a message is large.
 #[derive(Debug)]
 pub(super) struct Arrived {
-    pub(super) message: Message,
-    /// The length of its document, as windows count it.
-    pub(super) bytes: u64,
+    /// Its bytes after the length field, which it shares with what was read together with it.
+    pub(super) frame: Bytes,
+    pub(super) deliver: RawDeliver,
     /// When it came, where its age counts.
     pub(super) came: Option<Instant>,
+}
+
+impl Arrived {
+    /// How long it waited in the bus.
+    pub(super) fn waited(&self) -> Duration {
+        Duration::from_millis(self.deliver.envelope(&self.frame).waited_ms)
+    }
+
+    /// The message. `subscription` is the number of the durable one that waits for its acknowledgement, else 0.
+    #[inline]
+    pub(super) fn open(self, subscription: u32) -> Message {
+        let Self { mut frame, deliver, .. } = self;
+        let RawEnvelope { source, timestamp, cause, hops, reply_address, attempt, waited_ms } =
+            deliver.envelope(&frame);
+        let (source, timestamp) = (Source::from_checked(source), Timestamp(timestamp));
+        let mut delivery = Delivery::new(attempt, Duration::from_millis(waited_ms));
+        delivery.subscription = subscription;
+        // Both share what was read; the frame becomes the body, as a reference more is not for nothing.
+        let headers = Headers::from_wire(frame.slice(deliver.headers()));
+        let body = deliver.body();
+        frame.truncate(body.end);
+        frame.advance(body.start);
+        let document = Document { headers, body: frame };
+        Message { id: deliver.id, source, timestamp, cause, hops, document, reply_address, delivery }
+    }
 }
 
 /// A gap that its user may not have taken yet. The bus tells gaps without regard to the window, and under a fast

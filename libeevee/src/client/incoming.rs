@@ -4,10 +4,8 @@ use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -20,8 +18,7 @@ use super::notice::Notice;
 use super::publish::Published;
 use super::shared::{Open, Shared, State};
 use crate::error::{Error, ErrorKind};
-use crate::header::Headers;
-use crate::message::{Delivery, Document, Gap, GapReason, Message, Timestamp};
+use crate::message::{Gap, GapReason};
 use crate::wire::{self, Code, Content, Frame, REPEATED, RawDeliver, Refusal};
 
 /// Of a frame's length field.
@@ -111,8 +108,8 @@ impl Driver {
                     fed.push(number);
                 }
                 let came = route.expires.then(|| *now.get_or_insert_with(Instant::now));
-                let subscription = if route.durable.is_some() { number } else { 0 };
-                route.arrived.push_back(arrived(&deliver, piece, at + LENGTH_BYTES, subscription, came));
+                let frame = piece.slice(at + LENGTH_BYTES..at + length);
+                route.arrived.push_back(Item::Message(Arrived { frame, deliver, came }));
             }
             at += length;
         }
@@ -263,23 +260,10 @@ impl Driver {
     }
 }
 
-/// What is handed over for a delivery that begins at `at`. It shares what was read.
-#[inline]
-fn arrived(deliver: &RawDeliver<'_>, piece: &Bytes, at: usize, subscription: u32, came: Option<Instant>) -> Item {
-    let part = |range: &Range<usize>| piece.slice(at + range.start..at + range.end);
-    let document = Document { headers: Headers::from_wire(part(&deliver.headers)), body: part(&deliver.body) };
-    let mut delivery = Delivery::new(deliver.attempt, Duration::from_millis(deliver.waited_ms));
-    delivery.subscription = subscription;
-    let RawDeliver { id, cause, hops, reply_address, .. } = *deliver;
-    let (source, timestamp) = (deliver.source.into(), Timestamp(deliver.timestamp));
-    let message = Message { id, source, timestamp, cause, hops, document, reply_address, delivery };
-    Item::Message(Arrived { message, bytes: deliver.document_bytes(), came })
-}
-
 impl Route {
     /// Counts a delivery; false where a durable subscription has it already.
     #[inline]
-    fn takes(&mut self, number: u32, deliver: &RawDeliver<'_>, frame: &[u8]) -> Result<bool, Error> {
+    fn takes(&mut self, number: u32, deliver: &RawDeliver, frame: &[u8]) -> Result<bool, Error> {
         let flow = &*self.flow;
         let messages = flow.delivered_messages.load(Relaxed);
         let granted = flow.granted_messages.load(Relaxed);
@@ -297,9 +281,9 @@ impl Route {
         }
         flow.last_seen.store(flow.last_seen.load(Relaxed).max(deliver.id), Relaxed);
         self.gaps.clear();
-        if !deliver.known && deliver.headers.len() <= KNOWN_BYTES_MAX {
+        if !deliver.known && deliver.headers().len() <= KNOWN_BYTES_MAX {
             self.known.clear();
-            self.known.extend_from_slice(&frame[deliver.headers.clone()]);
+            self.known.extend_from_slice(&frame[deliver.headers()]);
         }
         Ok(true)
     }

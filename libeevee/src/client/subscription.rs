@@ -203,16 +203,19 @@ impl Subscription {
         match item {
             Item::Message(arrived) if self.has_expired(&arrived) => {
                 if self.durable.is_some() {
-                    self.return_expired(&arrived.message);
+                    self.return_expired(arrived.deliver.id);
                     return Some(None);
                 }
                 Some(Some(Event::Gap(self.take_expired(&arrived))))
             }
             Item::Message(arrived) => {
-                if self.durable.is_none() {
-                    self.consumed(arrived.bytes);
-                }
-                Some(Some(Event::Message(arrived.message)))
+                let settles = if self.durable.is_some() {
+                    self.number
+                } else {
+                    self.consumed(arrived.deliver.document_bytes());
+                    0
+                };
+                Some(Some(Event::Message(arrived.open(settles))))
             }
             // One that was taken already, as a part of an earlier one.
             Item::Gap(gap) => Some(gap.close().map(Event::Gap)),
@@ -238,19 +241,19 @@ impl Subscription {
     fn has_expired(&self, arrived: &Arrived) -> bool {
         self.age_max
             .zip(arrived.came)
-            .is_some_and(|(age_max, came)| came.elapsed().saturating_add(arrived.message.delivery.waited) > age_max)
+            .is_some_and(|(age_max, came)| came.elapsed().saturating_add(arrived.waited()) > age_max)
     }
 
     /// The gap in place of an expired message and of those behind it that have expired, too.
     fn take_expired(&mut self, first: &Arrived) -> Gap {
-        self.consumed(first.bytes);
-        let id = first.message.id;
+        self.consumed(first.deliver.document_bytes());
+        let id = first.deliver.id;
         let mut gap = Gap { first: id, last: id, count: Some(1), reason: GapReason::Expired };
         while let Some(item) = self.next_here() {
             match item {
                 Item::Message(arrived) if self.has_expired(&arrived) => {
-                    self.consumed(arrived.bytes);
-                    gap.last = arrived.message.id;
+                    self.consumed(arrived.deliver.document_bytes());
+                    gap.last = arrived.deliver.id;
                     gap.count = gap.count.map(|count| count + 1);
                 }
                 other => {
@@ -264,10 +267,11 @@ impl Subscription {
 
     /// What expired here goes back: when its turn comes again the bus finds it expired as well, makes it a dead letter with
     /// that reason, and tells the gap.
-    fn return_expired(&self, message: &Message) {
+    fn return_expired(&self, id: u64) {
         let nack = Nack::again("it waited in its subscriber for longer than max-age").after(RETURNED);
         // Once the client has ended there is nobody to tell.
-        let _ = self.shared.settle(message.receipt(), Settlement::Nack(nack));
+        let receipt = Receipt { subscription: self.number, id };
+        let _ = self.shared.settle(receipt, Settlement::Nack(nack));
     }
 }
 

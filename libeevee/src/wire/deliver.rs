@@ -9,25 +9,31 @@ use super::TAIL;
 use super::content::DELIVER;
 use super::document::check_headers;
 use super::limits::FRAME_BYTES_MIN;
-use super::read::Reader;
+use super::read::{Reader, varint_bytes};
 
-/// A checked Deliver, borrowed from its frame. The ranges are of the frame's bytes.
-#[derive(Debug, Clone)]
-pub(crate) struct RawDeliver<'a> {
+/// A checked Deliver: what is asked of it before its user takes it, and where in its frame the rest is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RawDeliver {
     pub(crate) id: u64,
-    pub(crate) source: &'a str,
+    /// Whether its headers are those that were known.
+    pub(crate) known: bool,
+    /// Where its source begins in the bytes after the length field, its headers, and the body alone, which reaches to `end`.
+    source: u32,
+    headers: u32,
+    body: u32,
+    end: u32,
+}
+
+/// What the bus wrote before a document.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct RawEnvelope<'a> {
+    pub(crate) source: &'a [u8],
     pub(crate) timestamp: u64,
     pub(crate) cause: Option<u64>,
     pub(crate) hops: u8,
     pub(crate) reply_address: Option<u64>,
     pub(crate) attempt: u32,
     pub(crate) waited_ms: u64,
-    /// The headers, their count included.
-    pub(crate) headers: Range<usize>,
-    /// Whether they are those that were known.
-    pub(crate) known: bool,
-    /// The body alone, without its length.
-    pub(crate) body: Range<usize>,
 }
 
 /// The number of a frame's subscription, if it is a Deliver.
@@ -40,22 +46,75 @@ pub(crate) fn delivered_to(frame: &[u8]) -> Option<u32> {
     }
 }
 
-impl<'a> RawDeliver<'a> {
+impl RawDeliver {
     /// Reads a Deliver from the bytes after its length field. Headers that begin with the bytes of `known`, which are
     /// headers that were checked before, are not checked again.
     #[inline]
-    pub(crate) fn read(frame: &'a [u8], known: &[u8]) -> Option<Self> {
+    pub(crate) fn read(frame: &[u8], known: &[u8]) -> Option<Self> {
         let has_tail = frame.get(2)? & TAIL != 0;
-        let body = frame.get(FRAME_BYTES_MIN..)?;
-        let mut reader = Reader::new(body);
+        let mut reader = Reader::new(frame);
+        reader.skip(FRAME_BYTES_MIN);
         let id = reader.large().ok()?;
-        let source = reader.str().ok()?;
+        let source = reader.at();
+        std::str::from_utf8(RawEnvelope::read(&mut reader)?.source).ok()?;
+        let headers = reader.at();
+        // Where headers end is told by themselves, so that those which begin like complete ones end like them.
+        let is_known = !known.is_empty() && frame.get(headers..)?.starts_with(known);
+        if is_known {
+            reader.skip(known.len());
+        } else {
+            check_headers(&mut reader).ok()?;
+        }
+        let length = reader.bytes().ok()?.len();
+        let end = reader.at();
+        let place = |at: usize| u32::try_from(at).ok();
+        (has_tail || end == frame.len()).then_some(Self {
+            id,
+            known: is_known,
+            source: place(source)?,
+            headers: place(headers)?,
+            body: place(end - length)?,
+            end: place(end)?,
+        })
+    }
+
+    /// The length of the whole document, as windows count it.
+    pub(crate) const fn document_bytes(&self) -> u64 {
+        (self.end - self.headers) as u64
+    }
+
+    /// Where the headers are in its frame, their count included.
+    pub(crate) const fn headers(&self) -> Range<usize> {
+        let length = varint_bytes((self.end - self.body) as u64);
+        self.headers as usize..self.body as usize - length as usize
+    }
+
+    /// Where the body is, without its length.
+    pub(crate) const fn body(&self) -> Range<usize> {
+        self.body as usize..self.end as usize
+    }
+
+    /// Reads what stands before the document of its frame.
+    #[inline]
+    pub(crate) fn envelope<'a>(&self, frame: &'a [u8]) -> RawEnvelope<'a> {
+        let mut reader = Reader::new(frame);
+        reader.skip(self.source as usize);
+        // It was read once before.
+        RawEnvelope::read(&mut reader).unwrap_or_default()
+    }
+}
+
+impl<'a> RawEnvelope<'a> {
+    /// All but the id, which stands before it. Of the source only the length is checked.
+    #[inline]
+    fn read(reader: &mut Reader<'a>) -> Option<Self> {
+        let source = reader.bytes().ok()?;
         let timestamp = reader.large().ok()?;
-        let (cause, hops, reply_address, attempt, waited_ms) = match *body.get(reader.at()..)?.first_chunk()? {
+        let (cause, hops, reply_address, attempt, waited_ms) = match reader.rest().first_chunk()? {
             // By far the most: no answer, no request, delivered for the first time and without having waited.
             [0, hops, 0, attempt @ 0..=250, 0] => {
                 reader.skip(5);
-                (None, hops, None, u32::from(attempt), 0)
+                (None, *hops, None, u32::from(*attempt), 0)
             }
             _ => (
                 reader.option().ok()?,
@@ -65,35 +124,7 @@ impl<'a> RawDeliver<'a> {
                 reader.varint().ok()?,
             ),
         };
-        let start = reader.at();
-        // Where headers end is told by themselves, so that those which begin like complete ones end like them.
-        let is_known = !known.is_empty() && body.get(start..)?.starts_with(known);
-        if is_known {
-            reader.skip(known.len());
-        } else {
-            check_headers(&mut reader).ok()?;
-        }
-        let headers = FRAME_BYTES_MIN + start..FRAME_BYTES_MIN + reader.at();
-        let length = reader.bytes().ok()?.len();
-        let end = FRAME_BYTES_MIN + reader.at();
-        (has_tail || end == frame.len()).then_some(Self {
-            id,
-            source,
-            timestamp,
-            cause,
-            hops,
-            reply_address,
-            attempt,
-            waited_ms,
-            headers,
-            known: is_known,
-            body: end - length..end,
-        })
-    }
-
-    /// The length of the whole document, as windows count it.
-    pub(crate) const fn document_bytes(&self) -> u64 {
-        (self.body.end - self.headers.start) as u64
+        Some(Self { source, timestamp, cause, hops, reply_address, attempt, waited_ms })
     }
 }
 
@@ -126,12 +157,13 @@ mod tests {
     fn in_place(frame: &[u8], known: &[u8]) -> Option<(u32, Deliver)> {
         let number = delivered_to(frame)?;
         let raw = RawDeliver::read(frame, known)?;
-        let document = Bytes::copy_from_slice(&frame[raw.headers.start..raw.body.end]);
+        let document = Bytes::copy_from_slice(&frame[raw.headers().start..raw.body().end]);
         let document = EncodedDocument::parse(document).unwrap();
         assert_eq!(raw.document_bytes(), document.bytes().len() as u64);
-        assert_eq!((document.header_bytes(), &document.body()[..]), (&frame[raw.headers], &frame[raw.body]));
-        let RawDeliver { id, source, timestamp, cause, hops, reply_address, attempt, waited_ms, .. } = raw;
-        let source = source.to_owned();
+        assert_eq!((document.header_bytes(), &document.body()[..]), (&frame[raw.headers()], &frame[raw.body()]));
+        let id = raw.id;
+        let RawEnvelope { source, timestamp, cause, hops, reply_address, attempt, waited_ms } = raw.envelope(frame);
+        let source = String::from_utf8(source.to_vec()).unwrap();
         Some((number, Deliver { id, source, timestamp, cause, hops, reply_address, attempt, waited_ms, document }))
     }
 

@@ -29,6 +29,12 @@ impl<'a> Reader<'a> {
         self.at += count;
     }
 
+    /// What was not read yet.
+    #[inline]
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.at..).unwrap_or_default()
+    }
+
     #[inline]
     fn take(&mut self, count: usize) -> Result<&'a [u8], WireError> {
         match self.bytes.get(self.at..).and_then(|rest| rest.get(..count)) {
