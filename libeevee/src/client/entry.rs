@@ -41,13 +41,17 @@ impl Arrived {
         Duration::from_millis(self.deliver.envelope(&self.frame).waited_ms)
     }
 
-    /// The message. `subscription` is the number of the durable one that waits for its acknowledgement, else 0.
+    /// The message. `subscription` is the number of the durable one that waits for its acknowledgement, else 0; `known` the
+    /// source of the last message, which is mostly that of this one, too.
     #[inline]
-    pub(super) fn open(self, subscription: u32) -> Message {
+    pub(super) fn open(self, subscription: u32, known: &mut Source) -> Message {
         let Self { mut frame, deliver, .. } = self;
         let RawEnvelope { source, timestamp, cause, hops, reply_address, attempt, waited_ms } =
             deliver.envelope(&frame);
-        let (source, timestamp) = (Source::from_checked(source), Timestamp(timestamp));
+        if !known.is(source) {
+            *known = Source::from_checked(source);
+        }
+        let (source, timestamp) = (known.clone(), Timestamp(timestamp));
         let mut delivery = Delivery::new(attempt, Duration::from_millis(waited_ms));
         delivery.subscription = subscription;
         // Both share what was read; the frame becomes the body, as a reference more is not for nothing.

@@ -21,6 +21,7 @@ use super::nack::Nack;
 use super::shared::{Phase, Shared, State};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Gap, GapReason, Message};
+use crate::source::Source;
 use crate::wire::{Content, Frame};
 
 /// How long after it expired here the bus looks at a message: longer than two clocks may differ by.
@@ -66,6 +67,8 @@ pub struct Subscription {
     events: Arc<Events>,
     /// Out of `events`, and not with the user yet.
     here: VecDeque<Item>,
+    /// Of the last message.
+    source: Source,
     /// How long a message may have waited.
     age_max: Option<Duration>,
     /// Messages and bytes taken out since the last grant.
@@ -93,6 +96,7 @@ impl Subscription {
             durable,
             events,
             here: VecDeque::new(),
+            source: Source::default(),
             age_max,
             taken: (0, 0),
             grant_at,
@@ -215,7 +219,7 @@ impl Subscription {
                     self.consumed(arrived.deliver.document_bytes());
                     0
                 };
-                Some(Some(Event::Message(arrived.open(settles))))
+                Some(Some(Event::Message(arrived.open(settles, &mut self.source))))
             }
             // One that was taken already, as a part of an earlier one.
             Item::Gap(gap) => Some(gap.close().map(Event::Gap)),
