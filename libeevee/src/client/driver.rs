@@ -19,7 +19,7 @@ use super::events::Events;
 use super::reconnect::Backoff;
 use super::shared::{Phase, Shared, State, Taken, away};
 use crate::error::{Error, ErrorKind};
-use crate::wire::{Code, Content, Frame, Text};
+use crate::wire::{Code, Content, Frame, Known, Text};
 
 /// After so many messages their users have a turn before more is read: what was just written into a cache is still there.
 const MANY: usize = 64;
@@ -58,8 +58,8 @@ pub(super) struct Route {
     pub(super) events: Arc<Events>,
     /// What came with this piece of the stream, handed over with its last frame.
     pub(super) arrived: VecDeque<Item>,
-    /// The headers that were checked last: those of messages repeat.
-    pub(super) known: Vec<u8>,
+    /// Of the message before: those of messages repeat.
+    pub(super) known: Known,
     pub(super) flow: Arc<Flow>,
     /// Whether the age of its messages counts.
     pub(super) expires: bool,

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::header::Headers;
 use crate::message::{Delivery, Document, Gap, Message, Timestamp};
 use crate::source::Source;
-use crate::wire::{Content, Frame, Grant, RawDeliver, RawEnvelope, Subscribe};
+use crate::wire::{Content, Extras, Frame, Grant, RawDeliver, Subscribe};
 
 /// What the driver hands over.
 #[derive(Debug)]
@@ -38,20 +38,20 @@ pub(super) struct Arrived {
 impl Arrived {
     /// How long it waited in the bus.
     pub(super) fn waited(&self) -> Duration {
-        Duration::from_millis(self.deliver.envelope(&self.frame).waited_ms)
+        Duration::from_millis(self.deliver.extras(&self.frame).waited_ms)
     }
 
     /// The message. `subscription` is the number of the durable one that waits for its acknowledgement, else 0; `known` the
     /// source of the last message, which is mostly that of this one, too.
-    #[inline]
+    #[inline(always)] // Else it is moved once more.
     pub(super) fn open(self, subscription: u32, known: &mut Source) -> Message {
         let Self { mut frame, deliver, .. } = self;
-        let RawEnvelope { source, timestamp, cause, hops, reply_address, attempt, waited_ms } =
-            deliver.envelope(&frame);
+        let Extras { cause, hops, reply_address, attempt, waited_ms } = deliver.extras(&frame);
+        let source = &frame[deliver.source()];
         if !known.is(source) {
             *known = Source::from_checked(source);
         }
-        let (source, timestamp) = (known.clone(), Timestamp(timestamp));
+        let (source, timestamp) = (known.clone(), Timestamp(deliver.timestamp));
         let mut delivery = Delivery::new(attempt, Duration::from_millis(waited_ms));
         delivery.subscription = subscription;
         // Both share what was read; the frame becomes the body, as a reference more is not for nothing.

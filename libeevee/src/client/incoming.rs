@@ -19,12 +19,12 @@ use super::publish::Published;
 use super::shared::{Open, Shared, State};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Gap, GapReason};
-use crate::wire::{self, Code, Content, Frame, REPEATED, RawDeliver, Refusal};
+use crate::wire::{self, Code, Content, Frame, Known, REPEATED, RawDeliver, Refusal};
 
 /// Of a frame's length field.
 const LENGTH_BYTES: usize = 4;
 
-/// Headers that are longer are checked each time; they do not repeat.
+/// Headers and sources that are longer are checked each time; they do not repeat.
 const KNOWN_BYTES_MAX: usize = 1 << 10;
 
 impl Driver {
@@ -91,13 +91,14 @@ impl Driver {
     fn deliver(&mut self, piece: &Bytes, mut at: usize, now: &mut Option<Instant>) -> Result<usize, Error> {
         let Self { routes, shared, fed, highest, link, .. } = self;
         let Some(number) = piece.get(at + LENGTH_BYTES..).and_then(wire::delivered_to) else { return Ok(at) };
+        let nothing = &Known::default();
         let mut route = route(routes, shared, number);
         while let Some(length) = link.read.length(&piece[at..])? {
             let frame = &piece[at + LENGTH_BYTES..at + length];
             if wire::delivered_to(frame) != Some(number) {
                 break;
             }
-            let known = route.as_deref().map_or(&[][..], |route| &route.known);
+            let known = route.as_deref().map_or(nothing, |route| &route.known);
             let Some(deliver) = RawDeliver::read(frame, known) else { break };
             *highest = deliver.id.max(*highest);
             // Else it was on its way while the subscription ended.
@@ -262,7 +263,7 @@ impl Driver {
 
 impl Route {
     /// Counts a delivery; false where a durable subscription has it already.
-    #[inline]
+    #[inline(always)] // As for `RawDeliver::read`.
     fn takes(&mut self, number: u32, deliver: &RawDeliver, frame: &[u8]) -> Result<bool, Error> {
         let flow = &*self.flow;
         let messages = flow.delivered_messages.load(Relaxed);
@@ -282,11 +283,19 @@ impl Route {
         flow.last_seen.store(flow.last_seen.load(Relaxed).max(deliver.id), Relaxed);
         self.gaps.clear();
         if !deliver.known && deliver.headers().len() <= KNOWN_BYTES_MAX {
-            self.known.clear();
-            self.known.extend_from_slice(&frame[deliver.headers()]);
+            keep(&mut self.known.headers, &frame[deliver.headers()]);
+        }
+        let source = &frame[deliver.source()];
+        if *source != *self.known.source && source.len() <= KNOWN_BYTES_MAX {
+            keep(&mut self.known.source, source);
         }
         Ok(true)
     }
+}
+
+fn keep(known: &mut Vec<u8>, bytes: &[u8]) {
+    known.clear();
+    known.extend_from_slice(bytes);
 }
 
 #[cold]
@@ -310,7 +319,7 @@ fn route<'a>(
             Some(free.insert(Route {
                 events: Arc::clone(&entry.events),
                 arrived: VecDeque::new(),
-                known: Vec::new(),
+                known: Known::default(),
                 flow: Arc::clone(&entry.flow),
                 expires: entry.expires(),
                 durable: entry.held.is_some().then(|| Arc::clone(shared)),

@@ -21,7 +21,7 @@ use tokio_util::codec::LengthDelimitedCodec;
 
 pub use self::code::Code;
 pub use self::content::Content;
-pub(crate) use self::deliver::{RawDeliver, RawEnvelope, delivered_to};
+pub(crate) use self::deliver::{Extras, Known, RawDeliver, delivered_to};
 pub use self::document::EncodedDocument;
 pub use self::frame::*;
 pub use self::publish::{DocumentView, Envelope, Lead, PUBLISH, RawPublish, put_deliver};
