@@ -150,18 +150,15 @@ async fn over(flow: &Flow) {
 async fn take(flow: &Flow, counts: &RefCell<Vec<u64>>, number: usize, mut subscription: Subscription) -> Result<()> {
     let mut fresh = 0;
     loop {
-        let event = match subscription.try_next() {
-            Some(event) if fresh < AT_ONCE => event,
-            event => {
-                count(flow, counts, number, &mut fresh);
-                match event {
-                    Some(event) => event,
-                    None => subscription.next().await.context("the subscription ended")?,
-                }
-            }
-        };
-        match event {
-            Event::Message(message) => {
+        let mut event = subscription.try_next();
+        if event.is_none() || fresh == AT_ONCE {
+            count(flow, counts, number, &mut fresh);
+        }
+        if event.is_none() {
+            event = subscription.next().await;
+        }
+        match &event {
+            Some(Event::Message(message)) => {
                 ensure!(message.header("type") == Some("chat.message"), "another message than was published");
                 ensure!(
                     message.text().is_some_and(|text| text.len() == W1.body_bytes),
@@ -169,7 +166,8 @@ async fn take(flow: &Flow, counts: &RefCell<Vec<u64>>, number: usize, mut subscr
                 );
                 fresh += 1;
             }
-            Event::Gap(gap) => bail!("messages were lost: {gap:?}"),
+            Some(Event::Gap(gap)) => bail!("messages were lost: {gap:?}"),
+            None => bail!("the subscription ended"),
         }
     }
 }
