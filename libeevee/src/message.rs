@@ -43,7 +43,7 @@ impl Document {
 
     /// The body as text, where it is UTF-8.
     pub fn text(&self) -> Option<&str> {
-        std::str::from_utf8(&self.body).ok()
+        simdutf8::basic::from_utf8(&self.body).ok()
     }
 
     /// The same with bytes of its own, which keep nothing else in memory.

@@ -201,7 +201,7 @@ impl Subscription {
     }
 
     /// What the user gets for it, if anything; `None` at the end.
-    #[inline]
+    #[inline(always)] // Else a message is moved once more.
     #[allow(clippy::option_option, reason = "what is nothing for the user, and the end, are two things")]
     fn take(&mut self, item: Item) -> Option<Option<Event>> {
         match item {
