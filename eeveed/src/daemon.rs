@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use crate::config::{BusConfig, Limits};
 use crate::core::{Core, Event};
@@ -63,36 +65,50 @@ pub(crate) fn run(arguments: Arguments, inherited: Inherited) -> anyhow::Result<
         ),
     };
     socket.set_nonblocking(true).context("cannot make the bus socket non-blocking")?;
-    let (blocks, ids) = IdBlocks::open(&ground.state)?;
+    let (blocks, first_id) = IdBlocks::open(&ground.state)?;
     let blocks = Arc::new(blocks);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    // Beside the rest of the start: the first message waits for the disk, not the first session.
+    let (reserved, first_ids) = sync_channel(1);
+    let reserving = runtime.spawn_blocking({
+        let (blocks, state) = (blocks.clone(), ground.state.clone());
+        move || {
+            let end = blocks.reserve_first(&state)?;
+            let _ = reserved.send(end);
+            Ok(end)
+        }
+    });
     let (halted_files, halted) = Halted::load(&ground.run_state.join("halted"))?;
     let mut boot = [0; 8];
     getrandom::fill(&mut boot).context("no randomness")?;
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    // Here and now: nobody is served yet who would wait for it.
+    let (limits, config_error) = match BusConfig::load(&files::bus_path(&ground.config)) {
+        Ok(BusConfig { limits, publish_log }) => {
+            libeevee::log::records().publish_from(publish_log);
+            (limits, None)
+        }
+        Err(diagnosis) => {
+            tracing::error!("the bus runs with its defaults:\n{diagnosis}");
+            (Limits::default(), Some(diagnosis.summary()))
+        }
+    };
     let local = tokio::task::LocalSet::new();
     let outcome = local.block_on(&runtime, async move {
-        let (limits, config_error) = match files::load_bus(&ground.config).await {
-            Ok(BusConfig { limits, publish_log }) => {
-                libeevee::log::records().publish_from(publish_log);
-                (limits, None)
-            }
-            Err(diagnosis) => {
-                tracing::error!("the bus runs with its defaults:\n{diagnosis}");
-                (Limits::default(), Some(diagnosis.summary()))
-            }
-        };
         let places = Places { config: ground.config.clone(), development: ground.development };
         let halted: Vec<_> = halted.into_iter().collect();
         let mut waiting = None;
         let hub = Hub::new(places, key, halted_files, blocks.clone(), |now| {
-            match handover::restore(offer, now, &limits, &halted, &ids) {
+            let no_ids = first_id..first_id;
+            let mut core = match handover::restore(offer, now, &limits, &halted, &no_ids) {
                 Some((core, sessions)) => {
                     waiting = Some(sessions);
                     core
                 }
-                None => Core::new(now, u64::from_le_bytes(boot), limits, halted, ids),
-            }
+                None => Core::new(now, u64::from_le_bytes(boot), limits, halted, no_ids),
+            };
+            core.expect_ids(move || first_ids.recv().unwrap_or_default());
+            core
         });
         let socket = UnixListener::from_std(socket).context("cannot serve the bus socket")?;
         hub.config_error.replace(config_error);
@@ -101,7 +117,7 @@ pub(crate) fn run(arguments: Arguments, inherited: Inherited) -> anyhow::Result<
         if let Some(sessions) = waiting {
             sessions.resume(&hub, &connections);
         }
-        let handed_over = serve(&hub, connections, socket, !ground.development).await;
+        let handed_over = serve(&hub, connections, socket, reserving, !ground.development).await;
         hub.close_store().await;
         let handed_over = handed_over?;
         if let Err(error) = blocks.release(hub.with_core(|core| core.next_unused_id())) {
@@ -123,6 +139,7 @@ async fn serve(
     hub: &Rc<Hub>,
     connections: Rc<Connections>,
     socket: UnixListener,
+    mut reserving: JoinHandle<anyhow::Result<u64>>,
     may_hand_over: bool,
 ) -> anyhow::Result<bool> {
     let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
@@ -131,18 +148,23 @@ async fn serve(
     let accepting = tokio::task::spawn_local(listener::accept(hub.clone(), connections, socket));
     tokio::task::spawn_local(hub.clone().tick());
     tokio::task::spawn_local(hub.clone().publish_records());
-    systemd::notify_ready(&status(hub));
-    let config = hub.places.config.clone();
-    tokio::task::spawn_local(async move { files::warn_of_strange_names(&config).await });
+    let mut is_ready = false;
     let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
     let mut report = tokio::time::interval(STATUS_TIME);
     let terminated = loop {
         tokio::select! {
             // The ping comes from the loop that serves: when it hangs, systemd sees it.
-            _ = async { match &mut watchdog { Some(interval) => interval.tick().await, None => std::future::pending().await } } => {
+            _ = async { match &mut watchdog { Some(interval) => interval.tick().await, None => std::future::pending().await } }, if is_ready => {
                 systemd::notify_watchdog();
             }
-            _ = report.tick() => systemd::notify_status(&status(hub)),
+            end = &mut reserving, if !is_ready => {
+                hub.step(Event::Ids(end.context("the reservation of message ids was given up")??));
+                is_ready = true;
+                systemd::notify_ready(&status(hub));
+                let config = hub.places.config.clone();
+                tokio::task::spawn_local(async move { files::warn_of_strange_names(&config).await });
+            }
+            _ = report.tick(), if is_ready => systemd::notify_status(&status(hub)),
             _ = hangup.recv() => {
                 // Beside this loop: a disk that hangs must not look like a hung bus. What it finds stands in STATUS.
                 let hub = hub.clone();

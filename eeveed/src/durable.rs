@@ -87,8 +87,7 @@ impl Hub {
             reason = "at most one batch and a page for each subscription are under way"
         )]
         let (answers, from_store) = mpsc::unbounded_channel();
-        let worker = Worker::start(store, answers).context("no thread for the store")?;
-        self.disk.worker.replace(Some(worker));
+        self.disk.worker.replace(Some(Worker::new(store, answers)));
         // Now that there is somebody to load what sessions wait for since before a restart.
         self.recover(recovered);
         tokio::task::spawn_local(listen(self.clone(), from_store));

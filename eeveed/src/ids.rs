@@ -47,11 +47,12 @@ struct Mark {
 }
 
 impl IdBlocks {
-    /// Finds where the last run stopped and reserves the first block, which is given back beside.
+    /// Finds where the last run stopped: the first id of this one is given back beside. None may be given out before
+    /// [`reserve_first`](Self::reserve_first) says so.
     ///
-    /// Fails when the state directory cannot be written, when no file is left that can be trusted (ids would repeat),
-    /// when one is of a later version, or when the ids below 2^53 are used up.
-    pub(crate) fn open(state_dir: &Path) -> anyhow::Result<(Self, Range<u64>)> {
+    /// Fails when no file is left that can be trusted (ids would repeat), when one is of a later version, or when one
+    /// that has to be made anew cannot be.
+    pub(crate) fn open(state_dir: &Path) -> anyhow::Result<(Self, u64)> {
         let found = [Found::read(&state_dir.join(FILES[0]))?, Found::read(&state_dir.join(FILES[1]))?];
         let first = match &found {
             [Found::Nothing, Found::Nothing] => FIRST,
@@ -68,10 +69,17 @@ impl IdBlocks {
             ),
         };
         let marks = [Mark::open(state_dir, FILES[0], first)?, Mark::open(state_dir, FILES[1], first)?];
+        Ok((Self(Mutex::new(Blocks { end: first, marks })), first))
+    }
+
+    /// Reserves the first block of this run; gives back its end. Three syncs, so the bus starts beside it.
+    ///
+    /// Fails when the state directory cannot be written, or when the ids below 2^53 are used up.
+    pub(crate) fn reserve_first(&self, state_dir: &Path) -> anyhow::Result<u64> {
+        // The last run may have crashed before the names of its new files were synced.
         file::sync_directory(state_dir).with_context(|| format!("cannot sync {}", state_dir.display()))?;
-        let blocks = Self(Mutex::new(Blocks { end: first, marks }));
-        let ids = blocks.reserve().with_context(|| format!("cannot reserve message ids in {}", state_dir.display()))?;
-        Ok((blocks, ids))
+        let ids = self.reserve().with_context(|| format!("cannot reserve message ids in {}", state_dir.display()))?;
+        Ok(ids.end)
     }
 
     /// Reserves the next block: the ids right after those reserved before. Two small synced writes; if one fails, nothing

@@ -36,6 +36,7 @@ mod subscribe;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -155,6 +156,15 @@ pub(crate) enum Action {
     },
 }
 
+/// Waits until the first ids are reserved on disk, and says below which one that is.
+struct FirstIds(Box<dyn FnOnce() -> u64>);
+
+impl fmt::Debug for FirstIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FirstIds")
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) limits: Limits,
@@ -185,6 +195,7 @@ pub(crate) struct Core {
     alarms: BTreeSet<(Duration, Slot)>,
     ids: Range<u64>,
     ids_asked: bool,
+    first_ids: Option<FirstIds>,
     /// Bytes of messages that wait, their places in queues, and subscriptions. Never more than its limit.
     memory: usize,
     /// Bytes of answers, output that is not written, large frames that are not whole, and open requests. With them nothing new is taken beyond the limit.
@@ -241,6 +252,7 @@ impl Core {
             alarms: BTreeSet::new(),
             ids,
             ids_asked: false,
+            first_ids: None,
             memory: 0,
             owed: 0,
             shares: Shares::default(),
@@ -260,6 +272,12 @@ impl Core {
         }
     }
 
+    /// The ids that this core was made with are being reserved, and until [`Event::Ids`] says that they are, the first
+    /// message waits for them: then `wait` is called, which gives the same as that event.
+    pub(crate) fn expect_ids(&mut self, wait: impl FnOnce() -> u64 + 'static) {
+        self.first_ids = Some(FirstIds(Box::new(wait)));
+    }
+
     /// Takes one event. What is to be done about it is appended to `actions`.
     pub(crate) fn step(&mut self, now: Now, event: Event, actions: &mut Vec<Action>) {
         match event {
@@ -272,7 +290,7 @@ impl Core {
                 self.leave(now, session, "the connection ended");
             }
             Event::Ids(end) => {
-                self.ids_asked = false;
+                (self.ids_asked, self.first_ids) = (false, None);
                 self.ids.end = end.max(self.ids.end);
             }
             Event::ModuleRead { id, asker, outcome } => self.module_read(now, id, asker, outcome),

@@ -17,7 +17,7 @@ use super::route::Route;
 use super::session::{Room, SessionKey, beyond, refusal, shortened};
 use super::storage::{Record, Write};
 use super::subscribe::{last_size, leaving_size};
-use super::{Action, Core, Now};
+use super::{Action, Core, FirstIds, Now};
 
 /// How deep the newest answers are, by message id. An answer to a message that was forgotten here counts on from what its
 /// publisher claims; forgetting makes a loop longer, never endless, because its rate is bounded.
@@ -477,8 +477,12 @@ impl Core {
     /// disk fault. Then a message is refused rather than given an id that may have been used.
     pub(super) fn next_id(&mut self) -> Result<u64, Refusal> {
         if !self.ids_asked && self.ids.end - self.ids.start < IDS_LOW {
-            self.ids_asked = true;
-            self.actions.push(Action::ReserveIds);
+            if let Some(FirstIds(wait)) = self.first_ids.take() {
+                self.ids.end = wait().max(self.ids.end);
+            } else {
+                self.ids_asked = true;
+                self.actions.push(Action::ReserveIds);
+            }
         }
         self.ids.next().ok_or_else(|| {
             refusal(Code::Storage, "no message id is left that was reserved on disk; the journal of eeveed says why")

@@ -1,7 +1,13 @@
 use super::*;
 
+fn opened(state_dir: &Path) -> anyhow::Result<(IdBlocks, Range<u64>)> {
+    let (blocks, first) = IdBlocks::open(state_dir)?;
+    let end = blocks.reserve_first(state_dir)?;
+    Ok((blocks, first..end))
+}
+
 fn reason(state_dir: &Path) -> String {
-    match IdBlocks::open(state_dir) {
+    match opened(state_dir) {
         Ok((_, ids)) => panic!("opened with {ids:?}"),
         Err(error) => format!("{error:#}"),
     }
@@ -9,7 +15,7 @@ fn reason(state_dir: &Path) -> String {
 
 /// What a start of the bus gets, as by a crash right after it.
 fn start(state_dir: &Path) -> Range<u64> {
-    IdBlocks::open(state_dir).unwrap().1
+    opened(state_dir).unwrap().1
 }
 
 fn put(state_dir: &Path, name: &str, mark: u64) {
@@ -33,11 +39,11 @@ fn ids_increase_over_crashes_and_clean_stops() {
     assert_eq!(start(dir.path()), 1..1 + BLOCK);
     assert_eq!(start(dir.path()), 1 + BLOCK..1 + 2 * BLOCK);
     // A clean stop gives back what was not used.
-    let (blocks, ids) = IdBlocks::open(dir.path()).unwrap();
+    let (blocks, ids) = opened(dir.path()).unwrap();
     blocks.release(ids.start + 5).unwrap();
     assert_eq!(start(dir.path()).start, ids.start + 5);
     // Of two blocks, only a part of the first may have been used.
-    let (blocks, ids) = IdBlocks::open(dir.path()).unwrap();
+    let (blocks, ids) = opened(dir.path()).unwrap();
     assert_eq!(blocks.reserve().unwrap(), ids.end..ids.end + BLOCK);
     blocks.release(ids.start).unwrap();
     assert_eq!(start(dir.path()).start, ids.start);
@@ -46,7 +52,7 @@ fn ids_increase_over_crashes_and_clean_stops() {
 #[test]
 fn blocks_follow_each_other() {
     let dir = tempfile::tempdir().unwrap();
-    let (blocks, first) = IdBlocks::open(dir.path()).unwrap();
+    let (blocks, first) = opened(dir.path()).unwrap();
     let second = std::thread::spawn(move || blocks.reserve().unwrap()).join().unwrap();
     assert_eq!(second, first.end..first.end + BLOCK);
     assert_eq!(start(dir.path()).start, second.end);
@@ -55,10 +61,10 @@ fn blocks_follow_each_other() {
 #[test]
 fn what_was_never_reserved_is_not_given_back() {
     let dir = tempfile::tempdir().unwrap();
-    let (blocks, ids) = IdBlocks::open(dir.path()).unwrap();
+    let (blocks, ids) = opened(dir.path()).unwrap();
     blocks.release(u64::MAX).unwrap();
     assert_eq!(start(dir.path()).start, ids.end);
-    let (blocks, _) = IdBlocks::open(dir.path()).unwrap();
+    let (blocks, _) = opened(dir.path()).unwrap();
     blocks.release(0).unwrap();
     assert_eq!(start(dir.path()).start, FIRST);
 }
@@ -66,7 +72,7 @@ fn what_was_never_reserved_is_not_given_back() {
 #[test]
 fn a_disk_that_refuses_changes_nothing_and_is_asked_again() {
     let dir = tempfile::tempdir().unwrap();
-    let (blocks, ids) = IdBlocks::open(dir.path()).unwrap();
+    let (blocks, ids) = opened(dir.path()).unwrap();
     // /dev/full gives ENOSPC, as a full disk does; first to the first file, then to the second.
     for broken in [0, 1] {
         let swap = |file: File| std::mem::replace(&mut blocks.lock().marks[broken].file, file);
@@ -85,7 +91,7 @@ fn ids_stay_below_2_to_the_53() {
     for name in FILES {
         put(dir.path(), name, ID_END - 10);
     }
-    let (blocks, ids) = IdBlocks::open(dir.path()).unwrap();
+    let (blocks, ids) = opened(dir.path()).unwrap();
     assert_eq!(ids, ID_END - 10..ID_END);
     assert!(blocks.reserve().unwrap_err().to_string().contains("2^53"));
     assert!(reason(dir.path()).contains("2^53"));

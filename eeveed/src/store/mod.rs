@@ -1,7 +1,7 @@
 //! Durable messages on disk: one SQLite database, a high-water mark beside it, and a thread that owns both.
 //!
 //! Use: [`Store::open`] at the start says what is there ([`Recovered`]), or that nothing was ever durable, and then
-//! [`Store::create`] gives a store that makes its files with the first batch. Then [`worker::Worker::start`] takes it;
+//! [`Store::create`] gives a store that makes its files with the first batch. Then [`worker::Worker::new`] takes it;
 //! all the rest goes through the worker.
 //!
 //! What is promised: [`commit`](Store::commit) returns when the whole batch is synced, or says that nothing of it is

@@ -1,11 +1,11 @@
 //! The thread that owns the store, so that a slow disk holds up nobody but those who wait for it.
 //!
-//! The hub starts it with the store, and gives it jobs; answers come through the channel given at the start, in the
+//! The hub gives it the store and jobs; answers come through the channel given at the start, in the
 //! order of the jobs:
 //!
 //! ```ignore
 //! let (answers, mut from_store) = tokio::sync::mpsc::unbounded_channel();
-//! let worker = Worker::start(store, answers)?;
+//! let worker = Worker::new(store, answers);
 //! worker.commit(batch);                            // -> Answer::Committed; at most one at a time
 //! worker.load(durable, generation, after, 100, 1 << 20); // -> Answer::Loaded; sees the batches given before it
 //! let page = worker.query(|store| store.dead_letters(None, None, 0, 100)).await;   // its own answer
@@ -15,8 +15,11 @@
 //! When `from_store` ends though nobody closed the worker, its thread is gone: to be treated as [`StorageError::Failed`].
 //! After an answer that is `Failed` every further one is, too; nothing more reaches the disk.
 //!
+//! The thread begins with the first job: a bus that has nothing durable never needs it.
+//!
 //! The mark follows a commit at once, and under load every 10 ms (see marker.rs).
 
+use std::cell::{OnceCell, RefCell};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -61,19 +64,38 @@ enum Job {
 /// The hub's end. Dropping it without [`close`](Self::close) ends the thread, too, but nobody waits for it.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    jobs: SyncSender<Job>,
     answers: UnboundedSender<Answer>,
-    thread: Option<JoinHandle<()>>,
+    /// Until there is something to do.
+    idle: RefCell<Option<Box<Store>>>,
+    running: OnceCell<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    jobs: SyncSender<Job>,
+    thread: JoinHandle<()>,
 }
 
 impl Worker {
-    /// # Errors
-    /// The thread cannot be started.
-    pub(crate) fn start(store: Store, answers: UnboundedSender<Answer>) -> std::io::Result<Self> {
-        let (jobs, queue) = sync_channel(JOBS_MAX);
-        let to_hub = answers.clone();
-        let thread = std::thread::Builder::new().name("store".into()).spawn(move || run(store, &queue, &to_hub))?;
-        Ok(Self { jobs, answers, thread: Some(thread) })
+    pub(crate) fn new(store: Store, answers: UnboundedSender<Answer>) -> Self {
+        Self { answers, idle: RefCell::new(Some(Box::new(store))), running: OnceCell::new() }
+    }
+
+    /// The thread, started if need be; none if it could not be.
+    fn running(&self) -> Option<&Running> {
+        if let Some(store) = self.idle.take() {
+            let (jobs, queue) = sync_channel(JOBS_MAX);
+            let to_hub = self.answers.clone();
+            let thread = std::thread::Builder::new().name("store".into());
+            match thread.spawn(move || run(*store, &queue, &to_hub)) {
+                Ok(thread) => _ = self.running.set(Running { jobs, thread }),
+                Err(error) => {
+                    let why = format!("no thread for the store: {error}");
+                    let _ = self.answers.send(Answer::Failed { why });
+                }
+            }
+        }
+        self.running.get()
     }
 
     /// To be answered by [`Answer::Committed`]. Give the next one after that answer.
@@ -105,19 +127,23 @@ impl Worker {
     /// # Errors
     /// The store had failed, or its thread is gone. What was confirmed is on the disk all the same.
     pub(crate) async fn close(mut self) -> Result<u64, StorageError> {
+        self.running();
+        let Some(Running { jobs, thread }) = self.running.take() else { return Err(gone()) };
         let (sender, receiver) = oneshot::channel();
         // Waits for room if it must: what was given before is on its way to the disk.
-        let _ = self.jobs.send(Job::Close(sender));
+        let _ = jobs.send(Job::Close(sender));
         let closed = receiver.await.unwrap_or_else(|_| Err(gone()));
-        if let Some(thread) = self.thread.take() {
-            // It has answered as its last deed, or panicked.
-            let _ = thread.join();
-        }
+        // It has answered as its last deed, or panicked.
+        let _ = thread.join();
         closed
     }
 
     fn send(&self, job: Job) {
-        let (job, error) = match self.jobs.try_send(job) {
+        let sent = match self.running() {
+            Some(running) => running.jobs.try_send(job),
+            None => Err(TrySendError::Disconnected(job)),
+        };
+        let (job, error) = match sent {
             Ok(()) => return,
             Err(TrySendError::Full(job)) => {
                 (job, StorageError::Unavailable(format!("{JOBS_MAX} questions to the store wait already")))

@@ -1,5 +1,8 @@
 //! Messages: matched, delivered in order, told when lost, answered, bounded by credit.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -99,6 +102,39 @@ fn ids_run_out_only_when_nothing_more_was_reserved() {
     assert_eq!(code(&bus.publish(1, &[("type", "x")])), Code::Storage);
     bus.step(Event::Ids(20));
     assert!(matches!(bus.publish(1, &[("type", "x")]), Content::Published(Published { id: 12, .. })));
+}
+
+#[test]
+fn the_first_message_waits_for_ids_and_a_subscription_does_not() {
+    let mut bus = Bus::new();
+    bus.core.ids = 1000..1000;
+    let waited = Rc::new(Cell::new(0));
+    bus.core.expect_ids({
+        let waited = waited.clone();
+        move || {
+            waited.set(waited.get() + 1);
+            1 << 40
+        }
+    });
+    let person = || Identity::Person { name: "ann".into(), admin: false };
+    bus.join(1, person(), None);
+    bus.subscribe(1, 1, subscribe("type=x"));
+    assert_eq!(waited.get(), 0);
+    for id in [1000, 1001] {
+        bus.publish(1, &[("type", "x")]);
+        assert_eq!(bus.core.last_id(), id);
+        bus.step(Event::Ids(1 << 40));
+        assert_eq!(waited.get(), 1);
+    }
+    assert!(!bus.actions.iter().any(|action| matches!(action, Action::ReserveIds)));
+    // The disk refuses: a message is, too, and the disk is asked again.
+    bus.core.ids = 2000..2000;
+    bus.core.expect_ids(|| 0);
+    assert_eq!(code(&bus.publish(1, &[("type", "x")])), Code::Storage);
+    assert_eq!(code(&bus.publish(1, &[("type", "x")])), Code::Storage);
+    assert!(bus.actions.iter().any(|action| matches!(action, Action::ReserveIds)));
+    bus.step(Event::Ids(1 << 40));
+    assert!(matches!(bus.publish(1, &[("type", "x")]), Content::Published(_)));
 }
 
 #[test]

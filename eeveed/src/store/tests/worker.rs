@@ -27,7 +27,7 @@ fn answers_come_in_the_order_of_the_jobs() {
         let dir = tempfile::tempdir().unwrap();
         let mut generator = Generator::new(5);
         let (sender, mut from_store) = answers();
-        let worker = Worker::start(Store::create(dir.path()).unwrap(), sender).unwrap();
+        let worker = Worker::new(Store::create(dir.path()).unwrap(), sender);
         for _ in 0..50 {
             let (batch, expected) = generator.next();
             worker.commit(batch);
@@ -67,7 +67,7 @@ fn under_load_the_mark_is_ten_milliseconds_behind_at_most() {
         let dir = tempfile::tempdir().unwrap();
         let mut generator = Generator::new(6);
         let (sender, mut from_store) = answers();
-        let worker = Worker::start(Store::create(dir.path()).unwrap(), sender).unwrap();
+        let worker = Worker::new(Store::create(dir.path()).unwrap(), sender);
         let mut committed = Vec::new();
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(300) {
@@ -92,7 +92,7 @@ fn under_load_the_mark_is_ten_milliseconds_behind_at_most() {
 fn a_thread_that_is_gone_is_told() {
     block_on(async {
         let (sender, mut from_store) = answers();
-        let worker = Worker::start(Store::in_memory(), sender).unwrap();
+        let worker = Worker::new(Store::in_memory(), sender);
         let gone = worker.query(|_| -> u64 { panic!("for the test") });
         assert!(gone.await.is_err());
         // The channel to it closes with it, a moment later.
@@ -117,7 +117,7 @@ fn a_failure_that_nobody_waits_for_is_told_at_once() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let (sender, mut from_store) = answers();
-        let worker = Worker::start(Store::create(dir.path()).unwrap(), sender).unwrap();
+        let worker = Worker::new(Store::create(dir.path()).unwrap(), sender);
         worker.commit(Generator::new(13).next().0);
         let failed = worker.query(|store| _ = store.fail("a sync failed"));
         assert!(matches!(from_store.recv().await, Some(Answer::Committed { result: Ok(_) })));
@@ -135,7 +135,7 @@ fn what_went_into_a_file_that_no_start_will_find_is_not_confirmed() {
         let dir = tempfile::tempdir().unwrap();
         let mut generator = Generator::new(14);
         let (sender, mut from_store) = answers();
-        let worker = Worker::start(Store::create(dir.path()).unwrap(), sender).unwrap();
+        let worker = Worker::new(Store::create(dir.path()).unwrap(), sender);
         worker.commit(generator.next().0);
         assert!(matches!(from_store.recv().await, Some(Answer::Committed { result: Ok(_) })));
         std::fs::rename(dir.path().join("durable.db"), dir.path().join("elsewhere.db")).unwrap();
