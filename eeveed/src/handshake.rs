@@ -43,7 +43,7 @@ pub(crate) async fn judge(hub: &Rc<Hub>, kernel: Kernel, frame: Frame) -> Result
         );
         return Err(refusal(Code::Version, text));
     }
-    let program = hello.program.chars().filter(|c| !c.is_control()).take(PROGRAM_CHARS_MAX).collect();
+    let program = hello.program.chars().filter(|c| !c.is_control()).take(PROGRAM_CHARS_MAX).collect::<String>().into();
     let peer = Peer { uid: kernel.uid, pid: kernel.pid, program, instance: hello.instance };
     match Role::from_number(hello.role) {
         Some(Role::Operator) => {

@@ -78,7 +78,7 @@ pub(crate) async fn greet(
             tokio::task::spawn_local(connection.serve(hub, key, (counted, task)));
         }
         Ok(Outcome::Launch(welcome)) => {
-            connection.farewell(&hub, &welcome.encode()).await;
+            connection.farewell(&hub, welcome.encode()).await;
             drop(judging);
             // It closes when it has read its answer; a byte more is nothing that it may send.
             let mut byte = [0];
@@ -93,7 +93,7 @@ pub(crate) async fn greet(
         }
         Err(Some(refusal)) => {
             hub.refused(kernel, &refusal);
-            connection.farewell(&hub, &Frame::new(0, Content::Error(refusal)).encode()).await;
+            connection.farewell(&hub, Frame::new(0, Content::Error(refusal)).encode()).await;
         }
         Err(None) => tracing::debug!("uid {} closed before its Hello", kernel.uid),
     }
@@ -151,6 +151,8 @@ struct Connection {
     partial_since: Option<Instant>,
     /// Whether there may be whole frames in `input`.
     held: bool,
+    /// Whether it waits for more.
+    reads: bool,
     /// How much of `input` the core counts as memory.
     counted: usize,
 }
@@ -171,6 +173,127 @@ fn wait(
     })
 }
 
+/// What a session does next.
+enum Next {
+    /// What is left of its bytes, after the others had their turn.
+    Turn,
+    Wait {
+        reads: bool,
+        writes: bool,
+        timer: Option<Pin<Box<Sleep>>>,
+    },
+    /// The last bytes are written, and then it is over.
+    Farewell(Vec<u8>),
+    Over,
+}
+
+impl Served {
+    /// Serves the session. Between two looks there is nothing to keep but what stands in `self`: it would stand in the task
+    /// of every idle session, too.
+    fn run(&mut self) -> impl Future<Output = ()> {
+        // Frames may have come together with Hello, or wait since the last run.
+        self.connection.held = !self.connection.input.is_empty();
+        async move {
+            loop {
+                let waiting = match self.next() {
+                    Next::Turn => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                    Next::Wait { reads, writes, timer } => wait(&self.connection.outlet, reads, writes, timer),
+                    Next::Farewell(last) => {
+                        Box::pin(self.connection.farewell(&self.joined.hub, last)).await;
+                        return;
+                    }
+                    Next::Over => return,
+                };
+                let waited = waiting.await;
+                match self.look(waited) {
+                    Read::Full => tokio::task::yield_now().await,
+                    Read::Failed => return,
+                    Read::All | Read::End => {}
+                }
+            }
+        }
+    }
+
+    fn next(&mut self) -> Next {
+        let Self { joined: Joined { hub, key, handed_over }, connection, .. } = self;
+        let (hub, key) = (&*hub, *key);
+        let outlet = connection.outlet.clone();
+        let closing = outlet.closing.get();
+        if hub.handover.is_collecting() && !closing {
+            *handed_over = true;
+            connection.hand_over(hub, Some(key));
+            return Next::Over;
+        }
+        if !closing && hub.flush(key, &outlet) == Left::More {
+            return Next::Turn;
+        }
+        if outlet.broken.get() {
+            return Next::Over;
+        }
+        let writes = outlet.has_output();
+        if closing {
+            // Behind what is half written, the error that ends it.
+            let mut last = outlet.take_output();
+            hub.with_core(|core| core.output(hub.now(), key, 0, &mut last));
+            return Next::Farewell(last);
+        }
+        // Everything that came before a half close is answered, also what is still being carried out.
+        let ended = outlet.ended.get();
+        if ended && !writes && !connection.held && !hub.with_core(|core| core.is_at_work(key)) {
+            return Next::Over;
+        }
+        let has_room = hub.with_core(|core| core.takes_frames(key));
+        let takes = has_room && !hub.handover.is_draining();
+        if takes && connection.held {
+            let input = std::mem::take(&mut connection.input);
+            connection.take_held(hub, key, input);
+            return Next::Turn;
+        }
+        let starved = connection.input.len() > PART_BYTES && !hub.with_core(|core| core.has_room_for(key));
+        if !takes || ended {
+            // The rest of a frame cannot come while nobody reads it. (One that finds no memory has no longer than others:
+            // otherwise such frames could hold all memory for ever.)
+            connection.partial_since = None;
+        }
+        connection.reads = takes && !ended && !starved;
+        let again = starved.then(|| Instant::now() + MEMORY_TIME);
+        let timer = again.into_iter().chain(connection.overdue()).min().map(|at| Box::pin(sleep_until(at)));
+        Next::Wait { reads: connection.reads, writes, timer }
+    }
+
+    /// After it has waited.
+    fn look(&mut self, waited: Option<Waited>) -> Read {
+        let Self { joined: Joined { hub, key, .. }, connection, .. } = self;
+        // There may be memory now, or it has been too long. Then the rest may lie in the socket: the bus, not its peer, may
+        // have been slow.
+        let (since, overdue) = (connection.partial_since, connection.overdue());
+        let is_late = waited.is_none() && overdue.is_some_and(|overdue| Instant::now() >= overdue);
+        let read = match waited {
+            Some(Waited::Failed) => Read::Failed,
+            Some(Waited::Woken) => Read::All,
+            // It may have begun to wait before. (What is written, is written above.)
+            Some(Waited::Readable) if hub.handover.is_draining() => Read::All,
+            None if !is_late || !connection.reads => Read::All,
+            Some(Waited::Readable) | None => connection.read(hub, *key),
+        };
+        // Everything that came was handled; what is answered is still written (a half close).
+        if read == Read::End {
+            connection.outlet.ended.set(true);
+        }
+        if is_late && matches!(read, Read::All | Read::End) && connection.partial_since == since {
+            connection.partial_since = None;
+            let text = format!("a frame was begun and not finished within {} s", FRAME_TIME.as_secs());
+            let limit = FRAME_TIME.as_secs();
+            let error = WireError { code: Code::FrameTimeout, text, limit: Some(limit), value: None, number: 0 };
+            hub.step(Event::BadFrame { session: *key, error });
+        }
+        read
+    }
+}
+
 /// What reading gave.
 #[derive(PartialEq, Eq)]
 enum Read {
@@ -188,7 +311,12 @@ impl Connection {
     }
 
     const fn resume(outlet: Rc<Outlet>, input: Vec<u8>, frame_bytes_max: usize) -> Self {
-        Self { outlet, input, frame_bytes_max, partial_since: None, held: false, counted: 0 }
+        Self { outlet, input, frame_bytes_max, partial_since: None, held: false, reads: false, counted: 0 }
+    }
+
+    /// When the frame that was begun has to be whole.
+    fn overdue(&self) -> Option<Instant> {
+        self.partial_since.map(|since| since + FRAME_TIME)
     }
 
     /// Gives all to the next run of the bus, with what is not written yet.
@@ -210,13 +338,7 @@ impl Connection {
         // Not the arguments of an `async fn`, which would stand in its future twice.
         let mut served =
             Served { joined: Joined { hub, key, handed_over: false }, _counted: counted, connection: self };
-        async move {
-            let Served { joined, connection, .. } = &mut served;
-            joined.handed_over = connection.run(&joined.hub, key).await;
-            if joined.handed_over {
-                connection.hand_over(&joined.hub, Some(key));
-            }
-        }
+        async move { served.run().await }
     }
 
     /// The first frame; `Err(None)` when the peer closed.
@@ -239,85 +361,6 @@ impl Connection {
             match self.outlet.read(&mut chunk) {
                 Ok(Some(0)) | Err(_) => return Err(None),
                 Ok(count) => self.input.extend_from_slice(&chunk[..count.unwrap_or(0)]),
-            }
-        }
-    }
-
-    /// Serves the session. True if the next run goes on with it; false when it is over.
-    async fn run(&mut self, hub: &Rc<Hub>, key: SessionKey) -> bool {
-        let outlet = self.outlet.clone();
-        // Frames may have come together with Hello, or wait since the last run.
-        self.held = !self.input.is_empty();
-        loop {
-            let closing = outlet.closing.get();
-            if hub.handover.is_collecting() && !closing {
-                return true;
-            }
-            if !closing && hub.flush(key, &outlet) == Left::More {
-                tokio::task::yield_now().await;
-                continue;
-            }
-            if outlet.broken.get() {
-                return false;
-            }
-            let has_output = outlet.has_output();
-            if closing {
-                // Behind what is half written, the error that ends it.
-                let mut last = outlet.take_output();
-                hub.with_core(|core| core.output(hub.now(), key, 0, &mut last));
-                Box::pin(self.farewell(hub, &last)).await;
-                return false;
-            }
-            // Everything that came before a half close is answered, also what is still being carried out.
-            let ended = outlet.ended.get();
-            if ended && !has_output && !self.held && !hub.with_core(|core| core.is_at_work(key)) {
-                return false;
-            }
-            let has_room = hub.with_core(|core| core.takes_frames(key));
-            let takes = has_room && !hub.handover.is_draining();
-            if takes && self.held {
-                let input = std::mem::take(&mut self.input);
-                self.take_held(hub, key, input);
-                tokio::task::yield_now().await;
-                continue;
-            }
-            let starved = self.input.len() > PART_BYTES && !hub.with_core(|core| core.has_room_for(key));
-            let reads = takes && !ended && !starved;
-            if !takes || ended {
-                // The rest of a frame cannot come while nobody reads it. (One that finds no memory has no longer than others:
-                // otherwise such frames could hold all memory for ever.)
-                self.partial_since = None;
-            }
-            let since = self.partial_since;
-            let overdue = since.map(|since| since + FRAME_TIME);
-            let timer = starved.then(|| Instant::now() + MEMORY_TIME).into_iter().chain(overdue).min();
-            let waited = wait(&outlet, reads, has_output, timer.map(|at| Box::pin(sleep_until(at)))).await;
-            // There may be memory now, or it has been too long. Then the rest may lie in the socket: the bus, not its peer,
-            // may have been slow.
-            let mut is_late = waited.is_none() && overdue.is_some_and(|overdue| Instant::now() >= overdue);
-            match waited {
-                Some(Waited::Failed) => return false,
-                // It may have begun to wait before. (What is written, is written above.)
-                Some(Waited::Readable) if hub.handover.is_draining() => {}
-                None if !is_late || !reads => {}
-                Some(Waited::Woken) => {}
-                Some(Waited::Readable) | None => match self.read(hub, key) {
-                    Read::Full => {
-                        is_late = false;
-                        tokio::task::yield_now().await;
-                    }
-                    Read::All => {}
-                    // Everything that came was handled; what is answered is still written (a half close).
-                    Read::End => outlet.ended.set(true),
-                    Read::Failed => return false,
-                },
-            }
-            if is_late && self.partial_since == since {
-                self.partial_since = None;
-                let text = format!("a frame was begun and not finished within {} s", FRAME_TIME.as_secs());
-                let limit = FRAME_TIME.as_secs();
-                let error = WireError { code: Code::FrameTimeout, text, limit: Some(limit), value: None, number: 0 };
-                hub.step(Event::BadFrame { session: key, error });
             }
         }
     }
@@ -405,7 +448,7 @@ impl Connection {
     }
 
     /// Writes the last bytes, as far as the peer takes them in time.
-    async fn farewell(&self, hub: &Hub, bytes: &[u8]) {
+    async fn farewell(&self, hub: &Hub, bytes: Vec<u8>) {
         let all = async {
             let mut written = 0;
             while written < bytes.len() && self.outlet.stream.writable().await.is_ok() {

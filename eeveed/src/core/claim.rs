@@ -16,7 +16,7 @@ impl Core {
             _ if name.is_empty() || name.len() > 256 || name.chars().any(char::is_control) => {
                 Some(refusal(Code::Malformed, "a claimed name has 1 to 256 bytes without control characters"))
             }
-            _ if session.claims.len() >= 64 => {
+            _ if session.claims().len() >= 64 => {
                 Some(refusal(Code::Quota, "64 names are claimed by this session already"))
             }
             Some(holder) if *holder != key => {
@@ -32,16 +32,16 @@ impl Core {
         if self.claims.insert(name.clone(), key).is_none()
             && let Some(session) = self.sessions.get_mut(&key)
         {
-            session.claims.push(name);
+            session.rare().claims.push(name);
         }
         self.ok(key, number);
     }
 
     pub(super) fn unclaim(&mut self, key: SessionKey, number: u32, name: &str) {
         if let Some(session) = self.sessions.get_mut(&key)
-            && let Some(at) = session.claims.iter().position(|known| known == name)
+            && let Some(at) = session.claims().iter().position(|known| known == name)
         {
-            session.claims.remove(at);
+            session.rare().claims.remove(at);
             self.claims.remove(name);
         }
         self.ok(key, number);

@@ -52,12 +52,13 @@ impl Core {
             }
             ("halt" | "resume" | "reload", Some(_))
             | ("reload-bus" | "status" | "queues" | "dead-list" | "dead-show" | "dead-retry" | "dead-drop", _) => {
-                if session.verbs.len() >= VERBS_OPEN_MAX {
+                if session.verbs().len() >= VERBS_OPEN_MAX {
                     let max = VERBS_OPEN_MAX as u64;
                     let text = format!("{max} verbs of this session are being carried out; wait for their answers");
                     return Some(Err(beyond(Code::Quota, text, max, max + 1)));
                 }
-                session.verbs.push((number, (control.argument.len() <= ARGUMENT_BYTES_KEPT).then(|| control.clone())));
+                let kept = (control.argument.len() <= ARGUMENT_BYTES_KEPT).then(|| control.clone());
+                session.rare().verbs.push((number, kept));
                 self.actions.push(Action::Control { session: key, number, control });
                 None
             }
@@ -92,9 +93,9 @@ impl Core {
     /// The shell has carried out a verb of this session.
     pub(super) fn verb_ended(&mut self, key: SessionKey, number: u32) {
         if let Some(session) = self.sessions.get_mut(&key)
-            && let Some(at) = session.verbs.iter().position(|(open, _)| *open == number)
+            && let Some(at) = session.verbs().iter().position(|(open, _)| *open == number)
         {
-            session.verbs.remove(at);
+            session.rare().verbs.remove(at);
         }
     }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use libeevee::OperatorId;
 use libeevee::wire::{Code, Content, Frame, Module, OperatorState, Refusal, VERSION, Welcome};
+use smallvec::SmallVec;
 
 use super::operator::one_line;
 use super::permit::Permit;
-use super::record::Pace;
 use super::session::{Credit, Identity, Peer, Session, SessionKey, refusal};
 use super::{Action, Core, LoadedModule, Now};
 
@@ -93,14 +93,14 @@ impl Core {
         let rate = module.and_then(LoadedModule::rate);
         Session {
             source,
-            may_publish: may_publish.into(),
-            may_receive: may_receive.into(),
+            may_publish,
+            may_receive,
             credit: Credit::new(now.mono, self.limits.credit_messages, self.limits.credit_bytes, rate),
             identity,
             account: self.shares.of(peer.uid),
             peer,
             joined_wall: now.wall,
-            subscriptions: Vec::new(),
+            subscriptions: SmallVec::new(),
             last_subscription: 0,
             ready: VecDeque::new(),
             output: Vec::new(),
@@ -112,14 +112,12 @@ impl Core {
             closing: false,
             halted: false,
             resumed: Duration::ZERO,
-            claims: Vec::new(),
             requests_open: 0,
-            verbs: Vec::new(),
             published: 0,
             delivered: 0,
             dropped: 0,
             denied: 0,
-            records: Pace::default(),
+            rare: None,
         }
     }
 
@@ -170,7 +168,7 @@ impl Core {
             self.end_subscription(*slot);
         }
         self.shares.forget(&session.account);
-        for name in &session.claims {
+        for name in session.claims() {
             self.claims.remove(name);
         }
         let Identity::Operator(id) = &session.identity else { return };

@@ -424,7 +424,7 @@ impl Core {
             durable.is_some_and(Durable::is_opening)
         };
         let Some(session) = self.sessions.get(&key) else { return false };
-        !session.verbs.is_empty()
+        !session.verbs().is_empty()
             || session.requests_open > 0
             || session.subscriptions.iter().any(opens)
             || self.journal.owes_answer(key)

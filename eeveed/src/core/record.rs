@@ -67,7 +67,7 @@ impl Core {
         }
         let hops = self.deeper(record.cause, record.hops);
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        let pace = &mut session.records;
+        let pace = &mut session.rare().records;
         pace.lost = pace.lost.saturating_add(record.lost);
         let (Ok(hops), true) = (hops, pace.pays(now.mono)) else {
             pace.lost = pace.lost.saturating_add(1);

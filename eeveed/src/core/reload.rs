@@ -82,9 +82,9 @@ impl Core {
         let (may_publish, may_receive) = permits(&Identity::Operator(id.clone()), Some(&reload.module));
         let mut narrowed = false;
         if let Some(session) = self.sessions.get_mut(&key) {
-            narrowed = *session.may_receive != may_receive;
-            session.may_publish = may_publish.into();
-            session.may_receive = may_receive.into();
+            narrowed = session.may_receive != may_receive;
+            session.may_publish = may_publish;
+            session.may_receive = may_receive;
             session.credit.set_rate(now.mono, reload.module.rate());
         }
         self.tell(key, &Frame::new(number, Content::Commit));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use libeevee::OperatorId;
 use libeevee::wire::{Code, Control, Refusal};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::index::Slot;
 use super::message::Routed;
@@ -56,7 +57,7 @@ impl Identity {
 pub(crate) struct Peer {
     pub(crate) uid: u32,
     pub(crate) pid: Option<i32>,
-    pub(crate) program: String,
+    pub(crate) program: Box<str>,
     pub(crate) instance: u64,
 }
 
@@ -70,7 +71,8 @@ pub(crate) struct Credit {
     pub(super) owed_bytes: u64,
     pub(super) full_messages: u64,
     pub(super) full_bytes: u64,
-    pub(super) rate: Option<Rate>,
+    /// Few have one.
+    pub(super) rate: Option<Box<Rate>>,
 }
 
 /// A token bucket: `per_second`, at most `burst` at once.
@@ -97,12 +99,11 @@ impl Credit {
             owed_bytes: 0,
             full_messages: messages,
             full_bytes: bytes,
-            rate: rate.map(|(per_second, burst)| Rate {
-                per_second: f64::from(per_second.max(1)),
-                burst: f64::from(burst.max(1)),
+            rate: rate.map(|(per_second, burst)| {
+                let burst = f64::from(burst.max(1));
                 // What Welcome grants is taken from the bucket.
-                tokens: f64::from(burst.max(1)) - messages as f64,
-                filled: now,
+                let tokens = burst - messages as f64;
+                Box::new(Rate { per_second: f64::from(per_second.max(1)), burst, tokens, filled: now })
             }),
         }
     }
@@ -202,11 +203,11 @@ pub(crate) struct Session {
     /// What its uid has.
     pub(super) account: Rc<Account>,
     pub(crate) joined_wall: u64,
-    pub(crate) may_publish: Rc<Permit>,
-    pub(crate) may_receive: Rc<Permit>,
+    pub(crate) may_publish: Permit,
+    pub(crate) may_receive: Permit,
     pub(crate) credit: Credit,
     /// Subscription number and slot, sorted by number.
-    pub(crate) subscriptions: Vec<(u32, Slot)>,
+    pub(crate) subscriptions: SmallVec<[(u32, Slot); 2]>,
     /// The highest number that a subscription had; none is used again.
     pub(super) last_subscription: u32,
     /// Subscriptions that have something to deliver, in turn.
@@ -229,14 +230,20 @@ pub(crate) struct Session {
     pub(crate) halted: bool,
     /// When deliveries were last let go again; older waiting messages tell their wait.
     pub(crate) resumed: Duration,
-    pub(crate) claims: Vec<String>,
     pub(crate) requests_open: usize,
-    /// Verbs that the shell carries out now, by the number of their answer; none where one is too long to be kept.
-    pub(super) verbs: Vec<(u32, Option<Control>)>,
     pub(crate) published: u64,
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
     pub(crate) denied: u64,
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// What most sessions never have; made with the first of it.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    pub(super) claims: Vec<String>,
+    /// Verbs that the shell carries out now, by the number of their answer; none where one is too long to be kept.
+    pub(super) verbs: Vec<(u32, Option<Control>)>,
     pub(super) records: Pace,
 }
 
@@ -303,6 +310,18 @@ impl Session {
         {
             self.output = buffer;
         }
+    }
+
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(super) fn claims(&self) -> &[String] {
+        self.rare.as_deref().map_or(&[], |rare| &rare.claims)
+    }
+
+    pub(super) fn verbs(&self) -> &[(u32, Option<Control>)] {
+        self.rare.as_deref().map_or(&[], |rare| &rare.verbs)
     }
 
     pub(crate) fn slot(&self, number: u32) -> Option<Slot> {

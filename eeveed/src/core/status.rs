@@ -71,7 +71,7 @@ impl Core {
             "delivered": count(|session| session.delivered),
             "dropped": count(|session| session.dropped),
             "denied": count(|session| session.denied),
-            "claims": session.map_or(&[][..], |(_, session)| &session.claims),
+            "claims": session.map_or(&[][..], |(_, session)| session.claims()),
             "last_failure": operator.last_failure,
             "last_reload": operator.last_reload,
             "file_error": operator.file_error,

@@ -24,8 +24,7 @@ pub(crate) struct Subscription {
     pub(crate) number: u32,
     /// Shared with the index.
     pub(crate) filters: Rc<[Filter]>,
-    /// What was asked for, without the texts of the filters.
-    pub(super) asked: Box<Subscribe>,
+    pub(super) asked: Asked,
     pub(super) queue: Queue,
     pub(super) window_messages: u64,
     pub(super) window_bytes: i64,
@@ -42,6 +41,22 @@ pub(crate) struct Subscription {
     pub(super) counted_filters: Filters,
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
+}
+
+/// What a subscriber asked for of its queue, as in [`Subscribe`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked {
+    pub(super) overflow: u8,
+    pub(super) queue_messages: u32,
+    pub(super) queue_bytes: u64,
+    pub(super) max_age_ms: u64,
+}
+
+impl From<&Subscribe> for Asked {
+    fn from(asked: &Subscribe) -> Self {
+        let Subscribe { overflow, queue_messages, queue_bytes, max_age_ms, .. } = *asked;
+        Self { overflow, queue_messages, queue_bytes, max_age_ms }
+    }
 }
 
 /// What a subscription costs beside its filters and its queue: its own fields, its places in lists and in the index.
@@ -79,16 +94,7 @@ impl Subscription {
             session: NOBODY,
             number: 0,
             filters: filters.into(),
-            asked: Box::new(Subscribe {
-                filters: Vec::new(),
-                overflow: 0,
-                queue_messages: 0,
-                queue_bytes: 0,
-                max_age_ms: 0,
-                window_messages: 0,
-                window_bytes: 0,
-                durable: Some(durable.name.clone()),
-            }),
+            asked: Asked::default(),
             queue: Queue::new(Bounds { messages: 0, bytes: 0, overflow: Overflow::DropOldest, age_max: None }),
             window_messages: 0,
             window_bytes: 0,
@@ -112,7 +118,7 @@ impl Subscription {
     /// A session takes it.
     pub(super) fn attach(&mut self, session: SessionKey, number: u32, filters: Vec<Filter>, asked: &Subscribe) {
         (self.session, self.number, self.filters) = (session, number, filters.into());
-        *self.asked = Subscribe { filters: Vec::new(), ..asked.clone() };
+        self.asked = asked.into();
         self.window_messages = asked.window_messages;
         self.window_bytes = i64::try_from(asked.window_bytes).unwrap_or(i64::MAX);
         self.listed = false;
@@ -304,7 +310,8 @@ impl Core {
         let account = session.account.clone();
         account.add(own_memory);
         let volatile = session.may_receive.is_volatile() || filters.iter().any(is_volatile);
-        let bounds = self.bounds(key, &asked);
+        let for_queue = Asked::from(&asked);
+        let bounds = self.bounds(key, for_queue);
         let slot = self.subscriptions.insert(Subscription {
             session: key,
             number,
@@ -312,7 +319,7 @@ impl Core {
             window_messages: asked.window_messages,
             window_bytes: i64::try_from(asked.window_bytes).unwrap_or(i64::MAX),
             filters: filters.into(),
-            asked: Box::new(Subscribe { filters: Vec::new(), ..asked }),
+            asked: for_queue,
             listed: false,
             volatile,
             durable: None,
@@ -418,8 +425,7 @@ impl Core {
         for (_, slot) in session.subscriptions.clone() {
             self.unfile(slot);
             self.refile_durable(slot, &may_receive);
-            let asked = self.subscriptions[slot as usize].asked.clone();
-            let bounds = self.bounds(key, &asked);
+            let bounds = self.bounds(key, self.subscriptions[slot as usize].asked);
             let subscription = &mut self.subscriptions[slot as usize];
             subscription.queue.set_bounds(bounds);
             if narrowed {
@@ -437,7 +443,7 @@ impl Core {
     }
 
     /// What the subscriber asked for, within what its module file allows, or else the defaults.
-    pub(super) fn bounds(&self, key: SessionKey, asked: &Subscribe) -> Bounds {
+    pub(super) fn bounds(&self, key: SessionKey, asked: Asked) -> Bounds {
         let module = self.sessions.get(&key).and_then(|session| self.module_of(session));
         let queue = module.map(|module: &LoadedModule| &module.file.queue);
         let messages_max = queue.and_then(|queue| queue.messages).map_or(self.limits.queue_messages, |n| n as usize);

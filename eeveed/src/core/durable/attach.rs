@@ -243,7 +243,7 @@ impl Core {
     }
 
     /// New permissions for a durable subscription whose session's module file changed.
-    pub(in crate::core) fn refile_durable(&mut self, slot: Slot, may_receive: &Rc<Permit>) {
+    pub(in crate::core) fn refile_durable(&mut self, slot: Slot, may_receive: &Permit) {
         let Some(durable) = self.subscriptions[slot as usize].durable.as_deref_mut() else { return };
         durable.may_receive = may_receive.clone();
         let told = MayReceive::of(may_receive);

@@ -51,7 +51,7 @@ impl Core {
         };
         let filters: Vec<Filter> = spec.filters.iter().filter_map(|text| text.parse().ok()).collect();
         let bounds = self.durable_bounds(&spec);
-        let may_receive = Rc::new(spec.may_receive.permit());
+        let may_receive = spec.may_receive.permit();
         let mut durable = new_durable(row.durable, row.owner.as_str().into(), &row.name, spec, may_receive);
         durable.bounds = bounds;
         durable.stored = true;
@@ -80,7 +80,7 @@ impl Core {
     }
 }
 
-pub(super) fn new_durable(key: u32, owner: Rc<str>, name: &str, spec: Spec, may_receive: Rc<Permit>) -> Durable {
+pub(super) fn new_durable(key: u32, owner: Rc<str>, name: &str, spec: Spec, may_receive: Permit) -> Durable {
     Durable {
         key,
         owner,

@@ -105,7 +105,7 @@ pub(super) struct Durable {
     pub(super) owner: Rc<str>,
     pub(super) name: String,
     pub(super) spec: Spec,
-    pub(super) may_receive: Rc<Permit>,
+    pub(super) may_receive: Permit,
     pub(super) bounds: DurableBounds,
     /// To whom its memory is counted: the same as of its subscription.
     account: Rc<Account>,

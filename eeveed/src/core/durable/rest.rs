@@ -2,7 +2,6 @@
 //! was done with its messages. And what could not be looked at yet, whatever the disk does.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use libeevee::GapReason;
 use libeevee::filter::Filter;
@@ -106,7 +105,7 @@ impl Core {
         let subscription = &mut self.subscriptions[slot as usize];
         let Some(durable) = subscription.durable.as_deref_mut() else { return };
         durable.bounds = bounds;
-        durable.may_receive = Rc::new(spec.may_receive.permit());
+        durable.may_receive = spec.may_receive.permit();
         durable.unwritten = true;
         subscription.filters = spec.filters.iter().filter_map(|text| text.parse().ok()).collect();
         subscription.volatile = durable.may_receive.is_volatile() || subscription.filters.iter().any(is_volatile);

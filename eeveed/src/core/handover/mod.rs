@@ -290,7 +290,7 @@ impl Core {
             identity: session.identity.clone(),
             uid: session.peer.uid,
             pid: session.peer.pid,
-            program: session.peer.program.clone(),
+            program: session.peer.program.to_string(),
             instance: session.peer.instance,
             joined_wall: session.joined_wall,
             credit: SavedCredit::of(&session.credit),
@@ -299,8 +299,8 @@ impl Core {
             ready: session.ready.iter().filter_map(|slot| Some(of_slot(slot)?.number)).collect(),
             control: blobs.put(&session.output),
             resumed: nanoseconds(session.resumed),
-            claims: session.claims.clone(),
-            verbs: session.verbs.iter().map(save_verb).collect(),
+            claims: session.claims().to_vec(),
+            verbs: session.verbs().iter().map(save_verb).collect(),
             published: session.published,
             delivered: session.delivered,
             dropped: session.dropped,
@@ -360,7 +360,7 @@ impl SavedCredit {
 
 impl SavedSubscription {
     fn of(subscription: &Subscription, blobs: &mut Blobs) -> Self {
-        let (asked, queue): (_, &Queue) = (&subscription.asked, &subscription.queue);
+        let (asked, queue): (_, &Queue) = (subscription.asked, &subscription.queue);
         let entries = queue.entries.iter().map(|entry| match entry {
             Entry::Message(waiting) => SavedEntry::Message(blobs.message(&waiting.message), nanoseconds(waiting.since)),
             Entry::Gap(gap) => SavedEntry::Gap(SavedGap::of(gap)),

@@ -13,7 +13,8 @@ use libeevee::OperatorId;
 use libeevee::filter::Filter;
 use libeevee::module::Module as ModuleFile;
 use libeevee::wire::limits::COMMANDS_BYTES_MAX;
-use libeevee::wire::{Code, Control, GapNotice, Overflow, Subscribe};
+use libeevee::wire::{Code, Control, GapNotice, Overflow};
+use smallvec::SmallVec;
 
 use super::super::index::Slot;
 use super::super::message::Routed;
@@ -24,7 +25,7 @@ use super::super::reload::Reload;
 use super::super::request::{DEADLINE_MS_MAX, Request};
 use super::super::session::{Credit, Identity, Peer, SessionKey, refusal};
 use super::super::share::{Account, Filters};
-use super::super::subscribe::{Subscription, own_memory, parse_filters};
+use super::super::subscribe::{Asked, Subscription, own_memory, parse_filters};
 use super::super::{Action, Core, LoadedModule, Now};
 use super::{Blobs, Saved, SavedCredit, SavedEntry, SavedGap, SavedModule, SavedOperator, SavedSession};
 use super::{SavedReload, SavedRequest, SavedSubscription, SavedVerb};
@@ -209,7 +210,7 @@ impl Restoring {
             module.clone_from(&operator.module);
         }
         let filters = self.filters(&saved.subscriptions);
-        let peer = Peer { uid: saved.uid, pid: saved.pid, program: saved.program, instance: saved.instance };
+        let peer = Peer { uid: saved.uid, pid: saved.pid, program: saved.program.into(), instance: saved.instance };
         let mut session = self.core.new_session(now, saved.identity.clone(), peer, module.as_ref());
         session.credit = saved.credit.restore(self.now, session.credit)?;
         session.joined_wall = saved.joined_wall;
@@ -227,7 +228,7 @@ impl Restoring {
             if self.core.claims.insert(name.clone(), key).is_some() {
                 return Err(Absurd("a name that is claimed twice"));
             }
-            session.claims.push(name);
+            session.rare().claims.push(name);
         }
         let mut given_up = Vec::new();
         for SavedVerb { number, control } in saved.verbs {
@@ -236,7 +237,7 @@ impl Restoring {
                 continue;
             };
             let control = Control { verb, id, argument };
-            session.verbs.push((number, Some(control.clone())));
+            session.rare().verbs.push((number, Some(control.clone())));
             self.core.actions.push(Action::Control { session: key, number, control });
         }
         if let Identity::Operator(id) = &saved.identity
@@ -256,7 +257,7 @@ impl Restoring {
             let text = "the bus was restarted before this was carried out; ask again";
             self.core.answer(key, number, Err(refusal(Code::Stopping, text)));
         }
-        let mut slots = Vec::with_capacity(saved.subscriptions.len());
+        let mut slots = SmallVec::with_capacity(saved.subscriptions.len());
         for (subscription, filters) in saved.subscriptions.into_iter().zip(filters) {
             let number = subscription.number;
             if number > saved.last_subscription || slots.last().is_some_and(|(before, _)| *before >= number) {
@@ -296,15 +297,11 @@ impl Restoring {
         if saved.overflow != 0 && Overflow::from_number(saved.overflow).is_none() {
             return Err(Absurd("an unknown policy for overflow"));
         }
-        let asked = Subscribe {
-            filters: Vec::new(),
+        let asked = Asked {
             overflow: saved.overflow,
             queue_messages: saved.queue_messages,
             queue_bytes: saved.queue_bytes,
             max_age_ms: saved.max_age_ms,
-            window_messages: 0,
-            window_bytes: 0,
-            durable: None,
         };
         if saved.window_bytes < -(COUNT_MAX as i64) {
             return Err(Absurd("a window of less than nothing"));
@@ -312,7 +309,7 @@ impl Restoring {
         let session = self.core.sessions.get(&key);
         let volatile =
             session.is_some_and(|session| session.may_receive.is_volatile()) || filters.iter().any(is_volatile);
-        let mut queue = Queue::new(self.core.bounds(key, &asked));
+        let mut queue = Queue::new(self.core.bounds(key, asked));
         for gap in saved.front {
             queue.front.push(self.gap(gap)?);
         }
@@ -337,7 +334,7 @@ impl Restoring {
             session: key,
             number: saved.number,
             filters: filters.into(),
-            asked: Box::new(asked),
+            asked,
             queue,
             window_messages: saved.window_messages,
             window_bytes: saved.window_bytes,
