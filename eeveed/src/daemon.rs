@@ -18,7 +18,6 @@ use crate::handover::{self, Offer};
 use crate::hub::{Hub, Places};
 use crate::identity::Key;
 use crate::ids::IdBlocks;
-use crate::listener::Connections;
 use crate::lock::Lock;
 use crate::systemd::{self, Inherited};
 use crate::{Arguments, control, files, identity, listener};
@@ -113,11 +112,10 @@ pub(crate) fn run(arguments: Arguments, inherited: Inherited) -> anyhow::Result<
         let socket = UnixListener::from_std(socket).context("cannot serve the bus socket")?;
         hub.config_error.replace(config_error);
         hub.open_store(&ground.state)?;
-        let connections = Rc::new(Connections::default());
         if let Some(sessions) = waiting {
-            sessions.resume(&hub, &connections);
+            sessions.resume(&hub);
         }
-        let handed_over = serve(&hub, connections, socket, reserving, !ground.development).await;
+        let handed_over = serve(&hub, socket, reserving, !ground.development).await;
         hub.close_store().await;
         let handed_over = handed_over?;
         if let Err(error) = blocks.release(hub.with_core(|core| core.next_unused_id())) {
@@ -137,7 +135,6 @@ pub(crate) fn run(arguments: Arguments, inherited: Inherited) -> anyhow::Result<
 /// True if the next run goes on with the sessions.
 async fn serve(
     hub: &Rc<Hub>,
-    connections: Rc<Connections>,
     socket: UnixListener,
     mut reserving: JoinHandle<anyhow::Result<u64>>,
     may_hand_over: bool,
@@ -145,7 +142,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("no signals")?;
-    let accepting = tokio::task::spawn_local(listener::accept(hub.clone(), connections, socket));
+    let accepting = tokio::task::spawn_local(listener::accept(hub.clone(), socket));
     tokio::task::spawn_local(hub.clone().tick());
     tokio::task::spawn_local(hub.clone().publish_records());
     let mut is_ready = false;

@@ -93,7 +93,7 @@ fn prove_operator(hub: &Rc<Hub>, kernel: Kernel, hello: &Hello) -> Result<Operat
 }
 
 async fn prove_person(hub: &Rc<Hub>, kernel: Kernel) -> Result<Identity, Refusal> {
-    let person = |name, admin| Ok(Identity::Person { name, admin });
+    let person = |name: String, admin| Ok(Identity::Person { name: name.into(), admin });
     let rights = hub.people.rights_of(kernel.uid).await;
     if hub.places.development && is_self(kernel.uid) {
         return match rights {

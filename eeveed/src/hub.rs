@@ -25,7 +25,7 @@ use crate::handover::Switch;
 use crate::handshake::Kernel;
 use crate::identity::Key;
 use crate::ids::IdBlocks;
-use crate::listener::Knocks;
+use crate::listener::{Connections, Knocks};
 use crate::outlet::{Left, Outlet};
 use crate::people::People;
 use crate::{control, failure};
@@ -46,6 +46,7 @@ pub(crate) struct Hub {
     halted: Halted,
     ids: Arc<IdBlocks>,
     knocks: Knocks,
+    pub(crate) connections: Connections,
     lines: Lines,
     pub(crate) disk: Disk,
     /// Where the sessions' tasks give back what they have, when the bus restarts.
@@ -90,6 +91,7 @@ impl Hub {
             halted,
             ids,
             knocks: Knocks::default(),
+            connections: Connections::default(),
             lines: Lines::default(),
             modules_read: tokio::sync::Mutex::default(),
             config_error: RefCell::default(),

@@ -27,38 +27,42 @@ pub(crate) struct Connections {
     waiting: RefCell<VecDeque<Rc<Notify>>>,
 }
 
-/// One connection among those of its uid, until it is dropped, however its task ends.
-pub(crate) struct CountedOfUid {
+/// One connection among those of its uid, and a task that a restart waits for, until it is dropped, however its task ends.
+pub(crate) struct Counted {
+    pub(crate) hub: Rc<Hub>,
     uid: u32,
-    connections: Rc<Connections>,
 }
 
-impl CountedOfUid {
-    /// Beside it, how many there are now.
-    fn new(connections: &Rc<Connections>, uid: u32) -> (Self, usize) {
-        let mut of_uid = connections.of_uid.borrow_mut();
+impl Counted {
+    /// Beside it, how many there are now of this uid.
+    fn new(hub: Rc<Hub>, uid: u32) -> (Self, usize) {
+        hub.handover.task_begins();
+        let mut of_uid = hub.connections.of_uid.borrow_mut();
         let count = of_uid.entry(uid).or_default();
         *count += 1;
-        (Self { uid, connections: connections.clone() }, *count)
+        let count = *count;
+        drop(of_uid);
+        (Self { hub, uid }, count)
     }
 }
 
-impl Drop for CountedOfUid {
+impl Drop for Counted {
     fn drop(&mut self) {
-        let mut of_uid = self.connections.of_uid.borrow_mut();
+        let mut of_uid = self.hub.connections.of_uid.borrow_mut();
         if let Some(count) = of_uid.get_mut(&self.uid) {
             *count -= 1;
             if *count == 0 {
                 of_uid.remove(&self.uid);
             }
         }
+        self.hub.handover.task_ends();
     }
 }
 
 /// A connection's place among those that have not said Hello; dropped when it has.
 pub(crate) struct Waiting {
     displaced: Rc<Notify>,
-    connections: Rc<Connections>,
+    hub: Rc<Hub>,
 }
 
 impl Waiting {
@@ -70,19 +74,19 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.connections.waiting.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.displaced));
+        self.hub.connections.waiting.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.displaced));
     }
 }
 
 /// Runs for ever.
-pub(crate) async fn accept(hub: Rc<Hub>, connections: Rc<Connections>, listener: UnixListener) {
+pub(crate) async fn accept(hub: Rc<Hub>, listener: UnixListener) {
     // Given up to accept and close one connection when there is no other descriptor left.
     let mut reserve = File::open("/dev/null").ok();
     let mut last_line: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                admit(&hub, &connections, stream, Vec::new());
+                admit(&hub, stream, Vec::new());
                 // Its Hello may be there already. Many that come at once, as after a restart of the bus, must not push
                 // each other out before anybody looked.
                 tokio::task::yield_now().await;
@@ -105,12 +109,12 @@ pub(crate) async fn accept(hub: Rc<Hub>, connections: Rc<Connections>, listener:
 }
 
 /// Goes on with a connection of the last run; false if there is nothing to go on with.
-pub(crate) fn resume(hub: &Rc<Hub>, connections: &Rc<Connections>, kept: Kept) -> bool {
+pub(crate) fn resume(hub: &Rc<Hub>, kept: Kept) -> bool {
     let Kept { session, stream, input, output, frame_bytes_max } = kept;
     let stream = std::os::unix::net::UnixStream::from(stream);
     let Ok(stream) = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) else { return false };
     let Some(key) = session else {
-        admit(hub, connections, stream, input);
+        admit(hub, stream, input);
         return true;
     };
     // The state may be wrong; the kernel is not.
@@ -119,18 +123,17 @@ pub(crate) fn resume(hub: &Rc<Hub>, connections: &Rc<Connections>, kept: Kept) -
     let unwritten = output.len();
     let outlet = Rc::new(Outlet::new(stream, output));
     hub.reopen(key, &outlet);
-    let (counted, _) = CountedOfUid::new(connections, uid);
-    session::resume(hub.clone(), key, outlet, input, unwritten, frame_bytes_max, counted);
+    let (counted, _) = Counted::new(hub.clone(), uid);
+    session::resume(counted, key, outlet, input, unwritten, frame_bytes_max);
     true
 }
 
 /// `input` is what was read from it already.
-fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream, input: Vec<u8>) {
+fn admit(hub: &Rc<Hub>, stream: UnixStream, input: Vec<u8>) {
     let Ok(peer) = stream.peer_cred() else { return };
     let kernel = Kernel { uid: peer.uid(), pid: peer.pid() };
     let limits = hub.limits();
-    let (counted, count) = CountedOfUid::new(connections, kernel.uid);
-    let hub = hub.clone();
+    let (counted, count) = Counted::new(hub.clone(), kernel.uid);
     if count > limits.connections_per_uid {
         let (max, value) = (limits.connections_per_uid as u64, count as u64);
         let text = format!("uid {} has {value} connections, at most {max} are possible", kernel.uid);
@@ -142,7 +145,7 @@ fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream, input
     }
     let displaced = Rc::new(Notify::new());
     {
-        let mut waiting = connections.waiting.borrow_mut();
+        let mut waiting = hub.connections.waiting.borrow_mut();
         if waiting.len() >= limits.handshakes
             && let Some(oldest) = waiting.pop_front()
         {
@@ -150,8 +153,8 @@ fn admit(hub: &Rc<Hub>, connections: &Rc<Connections>, stream: UnixStream, input
         }
         waiting.push_back(displaced.clone());
     }
-    let place = Waiting { displaced, connections: connections.clone() };
-    tokio::task::spawn_local(session::greet(hub, stream, kernel, place, input, counted));
+    let place = Waiting { displaced, hub: hub.clone() };
+    tokio::task::spawn_local(session::greet(counted, stream, kernel, place, input));
 }
 
 /// One line a minute for each uid, however often it knocks.

@@ -15,10 +15,10 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::core::{Event, Rest, SessionKey, refusal};
-use crate::handover::{self, Kept};
+use crate::handover::Kept;
 use crate::handshake::{self, Kernel, Outcome};
 use crate::hub::Hub;
-use crate::listener::{CountedOfUid, Waiting};
+use crate::listener::{Counted, Waiting};
 use crate::outlet::{Left, Outlet, Waited};
 
 /// How much is read at once. Several sessions have their turns between two such chunks.
@@ -45,15 +45,8 @@ const LAUNCHER_TIME: Duration = Duration::from_secs(5);
 
 /// One connection until its Hello is judged. What comes of it has a task of its own, which is much smaller: there may be
 /// thousands that are idle.
-pub(crate) async fn greet(
-    hub: Rc<Hub>,
-    stream: UnixStream,
-    kernel: Kernel,
-    waiting: Waiting,
-    input: Vec<u8>,
-    counted: CountedOfUid,
-) {
-    let task = hub.handover.task();
+pub(crate) async fn greet(counted: Counted, stream: UnixStream, kernel: Kernel, waiting: Waiting, input: Vec<u8>) {
+    let hub = counted.hub.clone();
     let limits = hub.limits();
     let mut connection = Connection::new(Outlet::new(stream, Vec::new()), input, limits.frame_bytes);
     let hello = tokio::select! {
@@ -75,7 +68,7 @@ pub(crate) async fn greet(
             let key = hub.open(&connection.outlet);
             hub.step(Event::Join { session: key, identity, peer, module });
             drop(judging);
-            tokio::task::spawn_local(connection.serve(hub, key, (counted, task)));
+            tokio::task::spawn_local(connection.serve(counted, key));
         }
         Ok(Outcome::Launch(welcome)) => {
             connection.farewell(&hub, welcome.encode()).await;
@@ -102,23 +95,21 @@ pub(crate) async fn greet(
 /// A session that the last run handed over, to its end. `unwritten` is what comes before everything that the core has for
 /// it, and stands in the outlet.
 pub(crate) fn resume(
-    hub: Rc<Hub>,
+    counted: Counted,
     key: SessionKey,
     outlet: Rc<Outlet>,
     input: Vec<u8>,
     unwritten: usize,
     frame_bytes_max: usize,
-    counted: CountedOfUid,
 ) {
-    let task = hub.handover.task();
-    hub.with_core(|core| core.count_unwritten(key, unwritten));
+    counted.hub.with_core(|core| core.count_unwritten(key, unwritten));
     let connection = Connection::resume(outlet, input, frame_bytes_max);
-    tokio::task::spawn_local(connection.serve(hub, key, (counted, task)));
+    tokio::task::spawn_local(connection.serve(counted, key));
 }
 
 /// Closes the session when its task ends, even by a panic: then the id that it held must be free, and others go on.
 struct Joined {
-    hub: Rc<Hub>,
+    counted: Counted,
     key: SessionKey,
     /// The next run goes on with it.
     handed_over: bool,
@@ -127,9 +118,9 @@ struct Joined {
 impl Drop for Joined {
     fn drop(&mut self) {
         if self.handed_over {
-            self.hub.detach(self.key);
+            self.counted.hub.detach(self.key);
         } else {
-            self.hub.close(self.key);
+            self.counted.hub.close(self.key);
         }
     }
 }
@@ -137,7 +128,6 @@ impl Drop for Joined {
 /// A session's task, in the order in which it is given up.
 struct Served {
     joined: Joined,
-    _counted: (CountedOfUid, handover::Counted),
     connection: Connection,
 }
 
@@ -202,7 +192,7 @@ impl Served {
                     }
                     Next::Wait { reads, writes, timer } => wait(&self.connection.outlet, reads, writes, timer),
                     Next::Farewell(last) => {
-                        Box::pin(self.connection.farewell(&self.joined.hub, last)).await;
+                        Box::pin(self.connection.farewell(&self.joined.counted.hub, last)).await;
                         return;
                     }
                     Next::Over => return,
@@ -218,8 +208,8 @@ impl Served {
     }
 
     fn next(&mut self) -> Next {
-        let Self { joined: Joined { hub, key, handed_over }, connection, .. } = self;
-        let (hub, key) = (&*hub, *key);
+        let Self { joined: Joined { counted, key, handed_over }, connection } = self;
+        let (hub, key) = (&counted.hub, *key);
         let outlet = connection.outlet.clone();
         let closing = outlet.closing.get();
         if hub.handover.is_collecting() && !closing {
@@ -266,7 +256,8 @@ impl Served {
 
     /// After it has waited.
     fn look(&mut self, waited: Option<Waited>) -> Read {
-        let Self { joined: Joined { hub, key, .. }, connection, .. } = self;
+        let Self { joined: Joined { counted, key, .. }, connection } = self;
+        let (hub, key) = (&counted.hub, *key);
         // There may be memory now, or it has been too long. Then the rest may lie in the socket: the bus, not its peer, may
         // have been slow.
         let (since, overdue) = (connection.partial_since, connection.overdue());
@@ -277,7 +268,7 @@ impl Served {
             // It may have begun to wait before. (What is written, is written above.)
             Some(Waited::Readable) if hub.handover.is_draining() => Read::All,
             None if !is_late || !connection.reads => Read::All,
-            Some(Waited::Readable) | None => connection.read(hub, *key),
+            Some(Waited::Readable) | None => connection.read(hub, key),
         };
         // Everything that came was handled; what is answered is still written (a half close).
         if read == Read::End {
@@ -288,7 +279,7 @@ impl Served {
             let text = format!("a frame was begun and not finished within {} s", FRAME_TIME.as_secs());
             let limit = FRAME_TIME.as_secs();
             let error = WireError { code: Code::FrameTimeout, text, limit: Some(limit), value: None, number: 0 };
-            hub.step(Event::BadFrame { session: *key, error });
+            hub.step(Event::BadFrame { session: key, error });
         }
         read
     }
@@ -329,15 +320,9 @@ impl Connection {
     }
 
     /// A session to its end.
-    fn serve(
-        self,
-        hub: Rc<Hub>,
-        key: SessionKey,
-        counted: (CountedOfUid, handover::Counted),
-    ) -> impl Future<Output = ()> {
+    fn serve(self, counted: Counted, key: SessionKey) -> impl Future<Output = ()> {
         // Not the arguments of an `async fn`, which would stand in its future twice.
-        let mut served =
-            Served { joined: Joined { hub, key, handed_over: false }, _counted: counted, connection: self };
+        let mut served = Served { joined: Joined { counted, key, handed_over: false }, connection: self };
         async move { served.run().await }
     }
 

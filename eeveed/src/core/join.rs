@@ -1,7 +1,6 @@
 //! Sessions join, after the shell has proved who they are, and leave.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::time::Duration;
 
 use libeevee::OperatorId;
@@ -88,7 +87,13 @@ impl Core {
         peer: Peer,
         module: Option<&LoadedModule>,
     ) -> Session {
-        let source: Rc<str> = identity.source().into();
+        let account = self.shares.of(peer.uid);
+        let source = account.text(&identity.source());
+        let peer = Peer { program: account.text(&peer.program), ..peer };
+        let identity = match identity {
+            Identity::Person { name, admin } => Identity::Person { name: account.text(&name), admin },
+            other => other,
+        };
         let (may_publish, may_receive) = permits(&identity, module);
         let rate = module.and_then(LoadedModule::rate);
         Session {
@@ -97,7 +102,7 @@ impl Core {
             may_receive,
             credit: Credit::new(now.mono, self.limits.credit_messages, self.limits.credit_bytes, rate),
             identity,
-            account: self.shares.of(peer.uid),
+            account,
             peer,
             joined_wall: now.wall,
             subscriptions: SmallVec::new(),

@@ -12,12 +12,12 @@ pub(crate) enum Permit {
     /// Without a list: everything but `control.*`.
     Usual,
     /// What any of these filters admits; `control.*` only by one that names it.
-    Filters(Rc<[Filter]>),
+    Filters(Rc<Vec<Filter>>),
 }
 
 impl Permit {
     pub(crate) fn from_list(list: Option<&[Filter]>) -> Self {
-        list.map_or(Self::Usual, |filters| Self::Filters(filters.into()))
+        list.map_or(Self::Usual, |filters| Self::Filters(Rc::new(filters.to_vec())))
     }
 
     pub(crate) fn admits(&self, fields: &impl Fields) -> bool {

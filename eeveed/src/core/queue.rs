@@ -59,16 +59,23 @@ pub(crate) enum Next {
 #[derive(Debug)]
 pub(crate) struct Queue {
     bounds: Bounds,
-    /// Lost before everything in `entries`, at most one a reason.
-    pub(super) front: Vec<GapNotice>,
-    pub(super) entries: VecDeque<Entry>,
+    /// None before something waited for the first time: mostly nothing ever does.
+    held: Option<Box<Held>>,
     messages: usize,
     bytes: usize,
 }
 
+/// What waits.
+#[derive(Debug, Default)]
+struct Held {
+    /// Lost before everything in `entries`, at most one a reason.
+    front: Vec<GapNotice>,
+    entries: VecDeque<Entry>,
+}
+
 impl Queue {
     pub(crate) const fn new(bounds: Bounds) -> Self {
-        Self { bounds, front: Vec::new(), entries: VecDeque::new(), messages: 0, bytes: 0 }
+        Self { bounds, held: None, messages: 0, bytes: 0 }
     }
 
     pub(crate) const fn messages(&self) -> usize {
@@ -89,12 +96,13 @@ impl Queue {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.front.is_empty() && self.entries.is_empty()
+        self.held.as_deref().is_none_or(|held| held.front.is_empty() && held.entries.is_empty())
     }
 
     /// Whether a gap stands at the front, which needs no window and is told even while halted.
     pub(crate) fn starts_with_gap(&self) -> bool {
-        !self.front.is_empty() || matches!(self.entries.front(), Some(Entry::Gap(_)))
+        let Some(held) = self.held.as_deref() else { return false };
+        !held.front.is_empty() || matches!(held.entries.front(), Some(Entry::Gap(_)))
     }
 
     /// Adds a message, or makes the policy act. `left` is what is left of the share of its uid, of which messages that go
@@ -155,14 +163,15 @@ impl Queue {
     /// What is next, if a message may be taken (`window`) or a gap stands first. Messages past their age become a gap.
     pub(crate) fn pop(&mut self, now: Duration, window: bool, dropped: &mut impl FnMut(Routed)) -> Option<Next> {
         self.expire(now, dropped);
-        if !self.front.is_empty() {
-            return Some(Next::Gap(self.front.remove(0)));
+        let held = self.held.as_deref_mut()?;
+        if !held.front.is_empty() {
+            return Some(Next::Gap(held.front.remove(0)));
         }
-        match self.entries.front()? {
+        match held.entries.front()? {
             Entry::Message(_) if !window => None,
             _ => {
-                let entry = self.entries.pop_front()?;
-                self.give_room_back();
+                let entry = held.entries.pop_front()?;
+                held.give_room_back();
                 Some(match entry {
                     Entry::Gap(gap) => Next::Gap(gap),
                     Entry::Message(waiting) => {
@@ -177,7 +186,8 @@ impl Queue {
 
     /// Gives up the messages that may not be received any more: the permission for them has expired.
     pub(crate) fn retain(&mut self, may: impl Fn(&Routed) -> bool, dropped: &mut impl FnMut(Routed)) {
-        for entry in std::mem::take(&mut self.entries) {
+        let entries = self.held.as_deref_mut().map(|held| std::mem::take(&mut held.entries));
+        for entry in entries.into_iter().flatten() {
             match entry {
                 Entry::Message(waiting) if !may(&waiting.message) => {
                     self.messages -= 1;
@@ -186,26 +196,18 @@ impl Queue {
                     dropped(waiting.message);
                 }
                 Entry::Gap(gap) => self.append_gap(gap),
-                entry => self.entries.push_back(entry),
+                entry => self.held().entries.push_back(entry),
             }
-        }
-    }
-
-    /// A place is counted while something stands in it, so that room may not stay behind for long when nothing does.
-    fn give_room_back(&mut self) {
-        if self.entries.capacity() > PLACES_KEPT && self.entries.len() * 4 < self.entries.capacity() {
-            self.entries.shrink_to(self.entries.len() * 2);
         }
     }
 
     /// Gives up everything, when the subscription ends.
     pub(crate) fn clear(&mut self, dropped: &mut impl FnMut(Routed)) {
-        for entry in self.entries.drain(..) {
+        for entry in self.held.take().into_iter().flat_map(|held| held.entries) {
             if let Entry::Message(waiting) = entry {
                 dropped(waiting.message);
             }
         }
-        self.front.clear();
         self.messages = 0;
         self.bytes = 0;
     }
@@ -235,12 +237,12 @@ impl Queue {
     pub(super) fn append(&mut self, waiting: Waiting) {
         self.messages += 1;
         self.bytes += waiting.message.size();
-        self.entries.push_back(Entry::Message(waiting));
+        self.held().entries.push_back(Entry::Message(waiting));
     }
 
     fn expire(&mut self, now: Duration, dropped: &mut impl FnMut(Routed)) {
         let Some(age_max) = self.bounds.age_max else { return };
-        while let Some(Entry::Message(oldest)) = self.entries.front()
+        while let Some(Entry::Message(oldest)) = self.held.as_deref().and_then(|held| held.entries.front())
             && now.saturating_sub(oldest.since) > age_max
             && let Some(expired) = self.drop_oldest(GapReason::Expired)
         {
@@ -250,13 +252,14 @@ impl Queue {
 
     /// Loses the oldest message into the gaps at the front.
     fn drop_oldest(&mut self, reason: GapReason) -> Option<Routed> {
+        let held = self.held.as_deref_mut()?;
         loop {
-            match self.entries.pop_front()? {
-                Entry::Gap(gap) => merge_front(&mut self.front, gap),
+            match held.entries.pop_front()? {
+                Entry::Gap(gap) => merge_front(&mut held.front, gap),
                 Entry::Message(waiting) => {
                     self.messages -= 1;
                     self.bytes -= waiting.message.size();
-                    merge_front(&mut self.front, one(waiting.message.id, reason));
+                    merge_front(&mut held.front, one(waiting.message.id, reason));
                     return Some(waiting.message);
                 }
             }
@@ -265,10 +268,43 @@ impl Queue {
 
     /// Loses something at the back.
     pub(crate) fn append_gap(&mut self, gap: GapNotice) {
-        match self.entries.back_mut() {
-            None => merge_front(&mut self.front, gap),
+        let held = self.held();
+        match held.entries.back_mut() {
+            None => merge_front(&mut held.front, gap),
             Some(Entry::Gap(before)) if before.reason == gap.reason => extend(before, &gap),
-            Some(_) => self.entries.push_back(Entry::Gap(gap)),
+            Some(_) => held.entries.push_back(Entry::Gap(gap)),
+        }
+    }
+
+    fn held(&mut self) -> &mut Held {
+        self.held.get_or_insert_default()
+    }
+
+    /// The gaps before everything else.
+    pub(super) fn front(&self) -> impl Iterator<Item = &GapNotice> {
+        self.held.iter().flat_map(|held| &held.front)
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.held.iter().flat_map(|held| &held.entries)
+    }
+
+    /// Puts back a gap that another run had before everything else.
+    pub(super) fn restore_front(&mut self, gap: GapNotice) {
+        self.held().front.push(gap);
+    }
+
+    /// Puts back a gap that another run had between messages.
+    pub(super) fn restore_gap(&mut self, gap: GapNotice) {
+        self.held().entries.push_back(Entry::Gap(gap));
+    }
+}
+
+impl Held {
+    /// A place is counted while something stands in it, so that room may not stay behind for long when nothing does.
+    fn give_room_back(&mut self) {
+        if self.entries.capacity() > PLACES_KEPT && self.entries.len() * 4 < self.entries.capacity() {
+            self.entries.shrink_to(self.entries.len() * 2);
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) enum Identity {
     Operator(OperatorId),
     /// A person or their tool.
     Person {
-        name: String,
+        name: Rc<str>,
         admin: bool,
     },
     /// May ask for the reload of this operator, whose uid it has, and for nothing else.
@@ -57,7 +57,7 @@ impl Identity {
 pub(crate) struct Peer {
     pub(crate) uid: u32,
     pub(crate) pid: Option<i32>,
-    pub(crate) program: Box<str>,
+    pub(crate) program: Rc<str>,
     pub(crate) instance: u64,
 }
 

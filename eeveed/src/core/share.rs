@@ -8,7 +8,7 @@
 //! A message that waits in several queues is counted in full in every one of them, although the bus has it once: then
 //! nobody's account depends on what others do with it, and an account is a number that is added to and taken from.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -25,15 +25,16 @@ use super::session::{SessionKey, beyond, shortened};
 /// How many filters there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Filters {
-    all: usize,
+    all: u32,
     /// Those that are looked at for every message.
-    unindexed: usize,
+    unindexed: u32,
 }
 
 impl Filters {
     fn of(filters: &[Filter], volatile: bool) -> Self {
+        // A subscription has a few, and a uid as many as its memory has room for.
         let indexed = if volatile { 0 } else { filters.iter().filter(|filter| is_indexed(filter)).count() };
-        Self { all: filters.len(), unindexed: filters.len() - indexed }
+        Self { all: filters.len() as u32, unindexed: (filters.len() - indexed) as u32 }
     }
 
     const fn plus(self, more: Self) -> Self {
@@ -53,11 +54,36 @@ pub(crate) struct Account {
     /// What was asked from the store and is to come.
     expected: Cell<usize>,
     filters: Cell<Filters>,
+    /// Some that its sessions had.
+    texts: RefCell<Vec<Rc<str>>>,
 }
+
+/// Name, source and program of the last session, and of one more.
+const TEXTS_KEPT: usize = 6;
 
 impl Account {
     fn new(uid: Option<u32>) -> Rc<Self> {
-        Rc::new(Self { uid, used: Cell::new(0), expected: Cell::new(0), filters: Cell::default() })
+        Rc::new(Self {
+            uid,
+            used: Cell::new(0),
+            expected: Cell::new(0),
+            filters: Cell::default(),
+            texts: RefCell::default(),
+        })
+    }
+
+    /// A text of a session, which others of the same uid mostly have, too: one for all of them.
+    pub(super) fn text(&self, text: &str) -> Rc<str> {
+        let mut texts = self.texts.borrow_mut();
+        if let Some(known) = texts.iter().find(|known| ***known == *text) {
+            return known.clone();
+        }
+        let text = Rc::from(text);
+        if texts.len() == TEXTS_KEPT {
+            texts.remove(0);
+        }
+        texts.push(Rc::clone(&text));
+        text
     }
 
     /// Of durable subscriptions whose owner was not seen since the bus was started.
@@ -161,7 +187,7 @@ impl Core {
         };
         let more = Filters::of(filters, volatile);
         let (wanted, max) = (others.plus(more), self.limits.filters_per_uid);
-        if wanted.all > max {
+        if wanted.all as usize > max {
             let text = format!(
                 "{} has {} filters, {} more would be beyond {max} (filters-per-uid); one filter with key in (...) may do \
                  what many do",
@@ -172,7 +198,7 @@ impl Core {
             return Err(beyond(Code::Quota, text, max as u64, wanted.all as u64));
         }
         let max = self.limits.unindexed_filters;
-        if more.unindexed == 0 || wanted.unindexed <= max {
+        if more.unindexed == 0 || wanted.unindexed as usize <= max {
             return Ok(());
         }
         let (others, wanted) = (others.unindexed, wanted.unindexed);
@@ -312,7 +338,7 @@ mod check {
                 let account = naive.at(&subscription.account);
                 account.1 += subscription.own_memory;
                 account.2 = account.2.plus(subscription.counted_filters);
-                for entry in &subscription.queue.entries {
+                for entry in subscription.queue.entries() {
                     if let Entry::Message(waiting) = entry {
                         memory += PLACE_BYTES;
                         account.1 += PLACE_BYTES + waiting.message.size();

@@ -24,7 +24,8 @@ pub(crate) struct Subscription {
     pub(crate) number: u32,
     /// Shared with the index.
     pub(crate) filters: Rc<[Filter]>,
-    pub(super) asked: Asked,
+    /// None when it is the default in everything.
+    pub(super) asked: Option<Box<Asked>>,
     pub(super) queue: Queue,
     pub(super) window_messages: u64,
     pub(super) window_bytes: i64,
@@ -44,12 +45,18 @@ pub(crate) struct Subscription {
 }
 
 /// What a subscriber asked for of its queue, as in [`Subscribe`].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) overflow: u8,
     pub(super) queue_messages: u32,
     pub(super) queue_bytes: u64,
     pub(super) max_age_ms: u64,
+}
+
+impl Asked {
+    pub(super) fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
 }
 
 impl From<&Subscribe> for Asked {
@@ -94,7 +101,7 @@ impl Subscription {
             session: NOBODY,
             number: 0,
             filters: filters.into(),
-            asked: Asked::default(),
+            asked: None,
             queue: Queue::new(Bounds { messages: 0, bytes: 0, overflow: Overflow::DropOldest, age_max: None }),
             window_messages: 0,
             window_bytes: 0,
@@ -118,7 +125,7 @@ impl Subscription {
     /// A session takes it.
     pub(super) fn attach(&mut self, session: SessionKey, number: u32, filters: Vec<Filter>, asked: &Subscribe) {
         (self.session, self.number, self.filters) = (session, number, filters.into());
-        self.asked = asked.into();
+        self.asked = Asked::from(asked).boxed();
         self.window_messages = asked.window_messages;
         self.window_bytes = i64::try_from(asked.window_bytes).unwrap_or(i64::MAX);
         self.listed = false;
@@ -131,6 +138,10 @@ impl Subscription {
 
     pub(super) const fn window_is_open(&self) -> bool {
         self.window_messages > 0 && self.window_bytes > 0
+    }
+
+    pub(super) fn asked(&self) -> Asked {
+        self.asked.as_deref().copied().unwrap_or_default()
     }
 
     pub(crate) const fn queue(&self) -> &Queue {
@@ -319,7 +330,7 @@ impl Core {
             window_messages: asked.window_messages,
             window_bytes: i64::try_from(asked.window_bytes).unwrap_or(i64::MAX),
             filters: filters.into(),
-            asked: for_queue,
+            asked: for_queue.boxed(),
             listed: false,
             volatile,
             durable: None,
@@ -425,7 +436,7 @@ impl Core {
         for (_, slot) in session.subscriptions.clone() {
             self.unfile(slot);
             self.refile_durable(slot, &may_receive);
-            let bounds = self.bounds(key, self.subscriptions[slot as usize].asked);
+            let bounds = self.bounds(key, self.subscriptions[slot as usize].asked());
             let subscription = &mut self.subscriptions[slot as usize];
             subscription.queue.set_bounds(bounds);
             if narrowed {

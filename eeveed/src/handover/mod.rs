@@ -52,7 +52,7 @@ pub(crate) struct Switch {
     /// Connections whose Hello is being judged, which may not be interrupted.
     judging: Rc<Cell<usize>>,
     /// Tasks of connections.
-    tasks: Rc<Cell<usize>>,
+    tasks: Cell<usize>,
     ended: Rc<Notify>,
     kept: RefCell<Vec<Kept>>,
 }
@@ -71,7 +71,7 @@ pub(crate) struct Kept {
     pub(crate) frame_bytes_max: usize,
 }
 
-/// Counts a task until it is dropped, however it ends.
+/// Counts what is being judged until it is dropped, however that ends.
 pub(crate) struct Counted {
     count: Rc<Cell<usize>>,
     ended: Rc<Notify>,
@@ -116,8 +116,13 @@ impl Switch {
         }
     }
 
-    pub(crate) fn task(&self) -> Counted {
-        Counted::new(&self.tasks, &self.ended)
+    pub(crate) fn task_begins(&self) {
+        self.tasks.set(self.tasks.get() + 1);
+    }
+
+    pub(crate) fn task_ends(&self) {
+        self.tasks.set(self.tasks.get() - 1);
+        self.ended.notify_one();
     }
 
     pub(crate) fn judging(&self) -> Counted {

@@ -15,7 +15,6 @@ use crate::config::Limits;
 use crate::core::handover::{Absurd, Blobs};
 use crate::core::{Core, Event, Now};
 use crate::hub::Hub;
-use crate::listener::Connections;
 use crate::{listener, systemd};
 
 /// What systemd kept of the last run, and has forgotten by now.
@@ -77,10 +76,10 @@ pub(crate) fn restore(
 
 impl Waiting {
     /// Gives every session its connection. One without is over.
-    pub(crate) fn resume(self, hub: &Rc<Hub>, connections: &Rc<Connections>) {
+    pub(crate) fn resume(self, hub: &Rc<Hub>) {
         let (mut resumed, mut lost) = (0, 0);
         for kept in self.0 {
-            resumed += usize::from(listener::resume(hub, connections, kept));
+            resumed += usize::from(listener::resume(hub, kept));
         }
         for session in hub.with_core(|core| core.session_keys()) {
             if !hub.is_open(session) {

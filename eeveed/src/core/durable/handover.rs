@@ -189,7 +189,7 @@ impl Core {
                 .map(|(entry, undone)| (*entry, undone.id, undone.attempts, undone.bytes))
                 .chain(again)
                 .collect(),
-            gaps: subscription.queue().front.iter().map(gap).collect(),
+            gaps: subscription.queue().front().map(gap).collect(),
             delivered: subscription.delivered,
             dropped: subscription.dropped,
             rest: SavedRest::of(durable, done),

@@ -360,8 +360,8 @@ impl SavedCredit {
 
 impl SavedSubscription {
     fn of(subscription: &Subscription, blobs: &mut Blobs) -> Self {
-        let (asked, queue): (_, &Queue) = (subscription.asked, &subscription.queue);
-        let entries = queue.entries.iter().map(|entry| match entry {
+        let (asked, queue): (_, &Queue) = (subscription.asked(), &subscription.queue);
+        let entries = queue.entries().map(|entry| match entry {
             Entry::Message(waiting) => SavedEntry::Message(blobs.message(&waiting.message), nanoseconds(waiting.since)),
             Entry::Gap(gap) => SavedEntry::Gap(SavedGap::of(gap)),
         });
@@ -375,7 +375,7 @@ impl SavedSubscription {
             window_messages: subscription.window_messages,
             window_bytes: subscription.window_bytes,
             entries: entries.collect(),
-            front: queue.front.iter().map(SavedGap::of).collect(),
+            front: queue.front().map(SavedGap::of).collect(),
             delivered: subscription.delivered,
             dropped: subscription.dropped,
         }

@@ -20,7 +20,7 @@ use super::super::index::Slot;
 use super::super::message::Routed;
 use super::super::operator::Operator;
 use super::super::permit::is_volatile;
-use super::super::queue::{Entry, PLACE_BYTES, Queue, Waiting};
+use super::super::queue::{PLACE_BYTES, Queue, Waiting};
 use super::super::reload::Reload;
 use super::super::request::{DEADLINE_MS_MAX, Request};
 use super::super::session::{Credit, Identity, Peer, SessionKey, refusal};
@@ -311,7 +311,7 @@ impl Restoring {
             session.is_some_and(|session| session.may_receive.is_volatile()) || filters.iter().any(is_volatile);
         let mut queue = Queue::new(self.core.bounds(key, asked));
         for gap in saved.front {
-            queue.front.push(self.gap(gap)?);
+            queue.restore_front(self.gap(gap)?);
         }
         for entry in saved.entries {
             match entry {
@@ -321,8 +321,7 @@ impl Restoring {
                     queue.append(Waiting { message, since });
                 }
                 SavedEntry::Gap(gap) => {
-                    let gap = self.gap(gap)?;
-                    queue.entries.push_back(Entry::Gap(gap));
+                    queue.restore_gap(self.gap(gap)?);
                 }
             }
         }
@@ -334,7 +333,7 @@ impl Restoring {
             session: key,
             number: saved.number,
             filters: filters.into(),
-            asked,
+            asked: asked.boxed(),
             queue,
             window_messages: saved.window_messages,
             window_bytes: saved.window_bytes,

@@ -225,8 +225,8 @@ proptest! {
         source in prop::sample::select(vec!["1", "x", "other"]),
     ) {
         let mut index = Index::default();
-        let subscriptions = subscriptions.into_iter().map(std::rc::Rc::from);
-        let mut naive: Vec<(Slot, std::rc::Rc<[Filter]>)> = (0..).zip(subscriptions).collect();
+        let subscriptions = subscriptions.into_iter().map(Rc::from);
+        let mut naive: Vec<(Slot, Rc<[Filter]>)> = (0..).zip(subscriptions).collect();
         for (slot, filters) in &naive {
             index.insert(*slot, filters);
         }
