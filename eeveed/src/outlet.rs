@@ -49,7 +49,8 @@ pub(crate) struct Outlet {
     pub(crate) ended: Cell<bool>,
     /// Writing failed: the peer is gone.
     pub(crate) broken: Cell<bool>,
-    output: RefCell<Output>,
+    /// What the socket did not take; mostly there is nothing.
+    output: Cell<Option<Box<Output>>>,
 }
 
 #[derive(Debug, Default)]
@@ -68,7 +69,7 @@ impl Outlet {
             closing: Cell::new(false),
             ended: Cell::new(false),
             broken: Cell::new(false),
-            output: RefCell::new(Output { bytes: output, written: 0 }),
+            output: Cell::new((!output.is_empty()).then(|| Box::new(Output { bytes: output, written: 0 }))),
         }
     }
 
@@ -99,13 +100,15 @@ impl Outlet {
 
     /// Whether there is something that the socket did not take yet.
     pub(crate) fn has_output(&self) -> bool {
-        let output = self.output.borrow();
-        output.written < output.bytes.len()
+        let output = self.output.take();
+        let has_output = output.as_ref().is_some_and(|output| output.written < output.bytes.len());
+        self.output.set(output);
+        has_output
     }
 
     /// What is not written.
     pub(crate) fn take_output(&self) -> Vec<u8> {
-        let Output { mut bytes, written } = self.output.take();
+        let Output { mut bytes, written } = self.output.take().map_or_else(Output::default, |output| *output);
         bytes.drain(..written);
         bytes
     }
@@ -118,8 +121,22 @@ impl Outlet {
 
     /// Writes what the core has for this session, as far as the socket takes it.
     pub(crate) fn flush(&self, core: &RefCell<Core>, now: Now, key: SessionKey, actions: &mut Vec<Action>) -> Left {
-        let mut output = self.output.borrow_mut();
-        let Output { bytes, written } = &mut *output;
+        let mut output = self.output.take().map_or_else(Output::default, |output| *output);
+        let left = self.flush_from(&mut output, core, now, key, actions);
+        if output.bytes.capacity() > 0 {
+            self.output.set(Some(Box::new(output)));
+        }
+        left
+    }
+
+    fn flush_from(
+        &self,
+        Output { bytes, written }: &mut Output,
+        core: &RefCell<Core>,
+        now: Now,
+        key: SessionKey,
+        actions: &mut Vec<Action>,
+    ) -> Left {
         for _ in 0..TURNS {
             if *written == bytes.len() {
                 bytes.clear();

@@ -141,39 +141,23 @@ struct Connection {
     partial_since: Option<Instant>,
     /// Whether there may be whole frames in `input`.
     held: bool,
-    /// Whether it waits for more.
+    /// Whether it waits for more, and for its peer to take what is written.
     reads: bool,
+    writes: bool,
+    /// When it has waited long enough. It stands apart, because an idle session has none.
+    timer: Option<Pin<Box<Sleep>>>,
     /// How much of `input` the core counts as memory.
     counted: usize,
 }
 
-/// Waits until there is something to do; none when it took too long. The timer stands apart, because an idle session has
-/// none.
-fn wait(
-    outlet: &Outlet,
-    reads: bool,
-    writes: bool,
-    mut timer: Option<Pin<Box<Sleep>>>,
-) -> impl Future<Output = Option<Waited>> {
-    poll_fn(move |context| {
-        if timer.as_mut().is_some_and(|timer| timer.as_mut().poll(context).is_ready()) {
-            return Poll::Ready(None);
-        }
-        outlet.poll_wait(context, reads, writes).map(Some)
-    })
-}
-
 /// What a session does next.
+#[derive(Clone, Copy)]
 enum Next {
     /// What is left of its bytes, after the others had their turn.
     Turn,
-    Wait {
-        reads: bool,
-        writes: bool,
-        timer: Option<Pin<Box<Sleep>>>,
-    },
-    /// The last bytes are written, and then it is over.
-    Farewell(Vec<u8>),
+    Wait,
+    /// What stands in its input is written, and then it is over.
+    Farewell,
     Over,
 }
 
@@ -185,19 +169,20 @@ impl Served {
         self.connection.held = !self.connection.input.is_empty();
         async move {
             loop {
-                let waiting = match self.next() {
+                match self.next() {
                     Next::Turn => {
                         tokio::task::yield_now().await;
                         continue;
                     }
-                    Next::Wait { reads, writes, timer } => wait(&self.connection.outlet, reads, writes, timer),
-                    Next::Farewell(last) => {
+                    Next::Wait => {}
+                    Next::Farewell => {
+                        let last = std::mem::take(&mut self.connection.input);
                         Box::pin(self.connection.farewell(&self.joined.counted.hub, last)).await;
                         return;
                     }
                     Next::Over => return,
-                };
-                let waited = waiting.await;
+                }
+                let waited = self.connection.wait().await;
                 match self.look(waited) {
                     Read::Full => tokio::task::yield_now().await,
                     Read::Failed => return,
@@ -228,7 +213,8 @@ impl Served {
             // Behind what is half written, the error that ends it.
             let mut last = outlet.take_output();
             hub.with_core(|core| core.output(hub.now(), key, 0, &mut last));
-            return Next::Farewell(last);
+            connection.input = last;
+            return Next::Farewell;
         }
         // Everything that came before a half close is answered, also what is still being carried out.
         let ended = outlet.ended.get();
@@ -248,10 +234,10 @@ impl Served {
             // otherwise such frames could hold all memory for ever.)
             connection.partial_since = None;
         }
-        connection.reads = takes && !ended && !starved;
+        (connection.reads, connection.writes) = (takes && !ended && !starved, writes);
         let again = starved.then(|| Instant::now() + MEMORY_TIME);
-        let timer = again.into_iter().chain(connection.overdue()).min().map(|at| Box::pin(sleep_until(at)));
-        Next::Wait { reads: connection.reads, writes, timer }
+        connection.timer = again.into_iter().chain(connection.overdue()).min().map(|at| Box::pin(sleep_until(at)));
+        Next::Wait
     }
 
     /// After it has waited.
@@ -302,7 +288,28 @@ impl Connection {
     }
 
     const fn resume(outlet: Rc<Outlet>, input: Vec<u8>, frame_bytes_max: usize) -> Self {
-        Self { outlet, input, frame_bytes_max, partial_since: None, held: false, reads: false, counted: 0 }
+        let (partial_since, timer) = (None, None);
+        Self {
+            outlet,
+            input,
+            frame_bytes_max,
+            partial_since,
+            held: false,
+            reads: false,
+            writes: false,
+            timer,
+            counted: 0,
+        }
+    }
+
+    /// Waits until there is something to do; none when it took too long.
+    fn wait(&mut self) -> impl Future<Output = Option<Waited>> {
+        poll_fn(move |context| {
+            if self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(context).is_ready()) {
+                return Poll::Ready(None);
+            }
+            self.outlet.poll_wait(context, self.reads, self.writes).map(Some)
+        })
     }
 
     /// When the frame that was begun has to be whole.

@@ -10,7 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use hashbrown::HashMap;
 use libeevee::filter::Filter;
@@ -56,10 +56,15 @@ pub(crate) struct Account {
     filters: Cell<Filters>,
     /// Some that its sessions had.
     texts: RefCell<Vec<Rc<str>>>,
+    /// Some that its subscriptions have.
+    lists: RefCell<Vec<Weak<[Filter]>>>,
 }
 
 /// Name, source and program of the last session, and of one more.
 const TEXTS_KEPT: usize = 6;
+
+/// The last that differ.
+const LISTS_KEPT: usize = 4;
 
 impl Account {
     fn new(uid: Option<u32>) -> Rc<Self> {
@@ -69,6 +74,7 @@ impl Account {
             expected: Cell::new(0),
             filters: Cell::default(),
             texts: RefCell::default(),
+            lists: RefCell::default(),
         })
     }
 
@@ -84,6 +90,21 @@ impl Account {
         }
         texts.push(Rc::clone(&text));
         text
+    }
+
+    /// The filters of a subscription, which another of the same uid may have, too: many sessions of one program mostly do.
+    pub(super) fn list(&self, filters: Vec<Filter>) -> Rc<[Filter]> {
+        let mut lists = self.lists.borrow_mut();
+        lists.retain(|list| list.strong_count() > 0);
+        if let Some(known) = lists.iter().filter_map(Weak::upgrade).find(|known| **known == *filters) {
+            return known;
+        }
+        let list = Rc::from(filters);
+        if lists.len() == LISTS_KEPT {
+            lists.remove(0);
+        }
+        lists.push(Rc::downgrade(&list));
+        list
     }
 
     /// Of durable subscriptions whose owner was not seen since the bus was started.

@@ -329,7 +329,7 @@ impl Core {
             queue: Queue::new(bounds),
             window_messages: asked.window_messages,
             window_bytes: i64::try_from(asked.window_bytes).unwrap_or(i64::MAX),
-            filters: filters.into(),
+            filters: account.list(filters),
             asked: for_queue.boxed(),
             listed: false,
             volatile,

@@ -332,7 +332,7 @@ impl Restoring {
         let slot = self.core.subscriptions.insert(Subscription {
             session: key,
             number: saved.number,
-            filters: filters.into(),
+            filters: account.list(filters),
             asked: asked.boxed(),
             queue,
             window_messages: saved.window_messages,
