@@ -188,7 +188,7 @@ fn message(letter: DeadLetter) -> Message {
         timestamp: Timestamp(record.timestamp),
         cause: record.cause,
         hops: record.hops,
-        document: record.document.decode(),
+        document: record.document,
         reply_address: None,
         delivery,
     }

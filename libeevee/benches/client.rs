@@ -237,7 +237,7 @@ async fn receive(client: &Client, messages: usize) {
         match subscription.next().await {
             Some(Event::Message(message)) => {
                 seen += 1;
-                bytes += message.header("channel").map_or(0, str::len) + message.document.body.len();
+                bytes += message.header("channel").map_or(0, str::len) + message.document.body_bytes().len();
             }
             other => panic!("not a message: {other:?}"),
         }

@@ -3,6 +3,7 @@
 mod list;
 
 pub use self::list::Headers;
+pub(crate) use self::list::find;
 
 use crate::wire::limits::{HEADER_KEY_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX};
 

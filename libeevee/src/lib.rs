@@ -54,4 +54,4 @@ pub use crate::program::{PROGRAM_DIRECTORIES, ProgramError, Programs};
 pub use crate::settings::{ModuleFile, NoSettings, Secret, Settings, parse_module};
 pub use crate::source::Source;
 pub use crate::token::{TOKEN_BYTES, Token, TokenError};
-pub use crate::wire::{Code, OperatorState, Overflow};
+pub use crate::wire::{Code, EncodedDocument, OperatorState, Overflow};

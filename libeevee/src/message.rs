@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use crate::header::{HeaderError, Headers};
 use crate::source::Source;
+use crate::wire::EncodedDocument;
 
 /// What a publisher writes: headers that filters can look at, and a body that the bus never opens.
 ///
-/// The document of a [`Message`] shares the bytes that were read from the bus with those that came just before and after
-/// it, up to 64 KiB of them. A program that keeps a few of many messages for long keeps [`detached`](Self::detached) ones.
+/// That of a [`Message`] is an [`EncodedDocument`], which [`decode`](EncodedDocument::decode) makes one of these.
 ///
 /// ```
 /// use libeevee::Document;
@@ -106,7 +106,7 @@ pub struct Message {
     /// How many answers deep a chain is; the bus refuses more than 16.
     pub hops: u8,
     /// What was published, byte for byte.
-    pub document: Document,
+    pub document: EncodedDocument,
     /// The address of a request, to be handed back with the reply; see the Reply frame.
     pub reply_address: Option<u64>,
     /// What is true of this delivery only.
@@ -146,7 +146,7 @@ impl Default for Delivery {
 impl Message {
     /// The value of a header.
     pub fn header(&self, key: &str) -> Option<&str> {
-        self.document.headers.get(key)
+        self.document.header(key)
     }
 
     /// The body as text, where it is UTF-8.

@@ -130,7 +130,10 @@ async fn receiving() {
     let before = ALLOCATIONS.get();
     for id in 1..=MESSAGES as u64 {
         let Some(Event::Message(message)) = subscription.next().await else { panic!("no message {id}") };
-        assert_eq!((message.id, message.header("channel"), message.document.body.len()), (id, Some("#rust"), 200));
+        assert_eq!(
+            (message.id, message.header("channel"), message.document.body_bytes().len()),
+            (id, Some("#rust"), 200)
+        );
     }
     let allocations = ALLOCATIONS.get() - before;
     assert!(allocations <= ALLOCATIONS_MAX, "{MESSAGES} messages took {allocations} allocations");

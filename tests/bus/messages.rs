@@ -142,7 +142,7 @@ async fn large_bodies_pass_up_to_the_limit_and_not_beyond() {
     let mut got = b.subscribe("type=x").await.unwrap();
     let large = "x".repeat((1 << 20) - 100);
     a.publish_confirmed(document(&[("type", "x")], &large)).await.unwrap();
-    assert_eq!(message(&mut got).await.document.body.len(), large.len());
+    assert_eq!(message(&mut got).await.document.body().len(), large.len());
     let error = a.publish_confirmed(document(&[("type", "x")], &"x".repeat(1 << 20))).await.unwrap_err();
     assert!(error.to_string().contains("1048576"), "{error}");
 }

@@ -162,10 +162,10 @@ async fn ended(client: &Client, watch: &Watch) -> anyhow::Result<Exit> {
 
 /// `15:00:00.123 irc type=chat.message channel=#general | hello`. All of it may come from a network.
 fn shown(message: &Message) -> String {
-    let headers: Vec<String> = message.document.headers.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let headers: Vec<String> = message.document.headers().map(|(key, value)| format!("{key}={value}")).collect();
     let body = match message.text() {
         Some(text) => text.to_owned(),
-        None => format!("({} that are no text)", output::bytes(message.document.body.len() as u64)),
+        None => format!("({} that are no text)", output::bytes(message.document.body_bytes().len() as u64)),
     };
     let (time, source) = (clock(message.timestamp), &message.source);
     let line = format!("{time} {source}{} {} | {body}", delivered(message), headers.join(" "));
@@ -208,13 +208,14 @@ mod tests {
             timestamp: Timestamp(1),
             cause: None,
             hops: 0,
-            document: Document::new([("type", "chat.message")], "a\n\u{1b}[2Jb").unwrap(),
+            document: Document::new([("type", "chat.message")], "a\n\u{1b}[2Jb").unwrap().into(),
             reply_address: None,
             delivery: Delivery::default(),
         };
         let line = shown(&message);
         assert!(line.ends_with(r"irc type=chat.message | a\n\x1b[2Jb"), "{line}");
-        let binary = Message { document: Document { body: vec![0xff, 0].into(), ..message.document }, ..message };
+        let document = Document { body: vec![0xff, 0].into(), ..message.document.decode() }.into();
+        let binary = Message { document, ..message };
         assert!(shown(&binary).ends_with("| (2 B that are no text)"));
     }
 
@@ -234,7 +235,7 @@ mod tests {
             timestamp: Timestamp(1),
             cause: None,
             hops: 0,
-            document: Document::default(),
+            document: Document::default().into(),
             reply_address: None,
             delivery: Delivery::new(attempt, Duration::from_millis(seconds * 1000 + 400)),
         };

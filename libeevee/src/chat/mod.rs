@@ -111,7 +111,7 @@ pub struct NotChat {
 /// ```
 /// use libeevee::{Document, Message, chat};
 /// # let heard = Message { id: 1, source: "irc".into(), timestamp: Default::default(), cause: None, hops: 0,
-/// #     document: chat::Event::new(chat::kind::MESSAGE, "irc", "libera").channel("#rust").user("goos").document("hi"),
+/// #     document: chat::Event::new(chat::kind::MESSAGE, "irc", "libera").channel("#rust").user("goos").document("hi").into(),
 /// #     reply_address: None, delivery: Default::default() };
 /// let answer = chat::reply(&heard, "hello")?;
 /// assert_eq!(answer.headers.get("direction"), Some("out"));
@@ -145,7 +145,7 @@ pub fn reply(message: &Message, text: &str) -> Result<Document, NotChat> {
 /// ```
 /// use libeevee::{Document, Message, chat};
 /// # let heard = Message { id: 1, source: "irc".into(), timestamp: Default::default(), cause: None, hops: 0,
-/// #     document: chat::Event::new(chat::kind::MESSAGE, "irc", "libera").channel("#rust").user("goos").document("hi"),
+/// #     document: chat::Event::new(chat::kind::MESSAGE, "irc", "libera").channel("#rust").user("goos").document("hi").into(),
 /// #     reply_address: None, delivery: Default::default() };
 /// let answer = chat::aside(&heard, "for you alone")?;
 /// assert_eq!(answer.headers.get("type"), Some("chat.notice"));

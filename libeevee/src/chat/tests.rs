@@ -12,7 +12,7 @@ fn message(document: Document) -> Message {
         timestamp: Timestamp(0),
         cause: None,
         hops: 0,
-        document,
+        document: document.into(),
         reply_address: None,
         delivery: Delivery::default(),
     }

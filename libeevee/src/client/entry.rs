@@ -12,10 +12,9 @@ use tokio::time::Instant;
 use super::events::Events;
 use super::held::Held;
 use crate::error::Error;
-use crate::header::Headers;
-use crate::message::{Delivery, Document, Gap, Message, Timestamp};
+use crate::message::{Delivery, Gap, Message, Timestamp};
 use crate::source::Source;
-use crate::wire::{Content, Extras, Frame, Grant, RawDeliver, Subscribe};
+use crate::wire::{Content, EncodedDocument, Extras, Frame, Grant, RawDeliver, Subscribe};
 
 /// What the driver hands over.
 #[derive(Debug)]
@@ -54,12 +53,11 @@ impl Arrived {
         let (source, timestamp) = (known.clone(), Timestamp(deliver.timestamp));
         let mut delivery = Delivery::new(attempt, Duration::from_millis(waited_ms));
         delivery.subscription = subscription;
-        // Both share what was read; the frame becomes the body, as a reference more is not for nothing.
-        let headers = Headers::from_wire(frame.slice(deliver.headers()));
-        let body = deliver.body();
-        frame.truncate(body.end);
-        frame.advance(body.start);
-        let document = Document { headers, body: frame };
+        // The frame becomes the document: a reference more is not for nothing.
+        let (headers, end) = (deliver.headers(), deliver.body().end);
+        frame.truncate(end);
+        frame.advance(headers.start);
+        let document = EncodedDocument::from_checked(frame, headers.len());
         Message { id: deliver.id, source, timestamp, cause, hops, document, reply_address, delivery }
     }
 }

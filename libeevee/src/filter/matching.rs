@@ -64,7 +64,7 @@ impl Fields for Message {
             "timestamp" => self.timestamp.0.to_string().into(),
             "cause" => self.cause?.to_string().into(),
             "hops" => self.hops.to_string().into(),
-            _ => return self.document.field(key),
+            _ => return self.document.header(key).map(Cow::Borrowed),
         })
     }
 }

@@ -65,8 +65,7 @@ impl Headers {
 
     /// The value of a header.
     pub fn get(&self, key: &str) -> Option<&str> {
-        let (_, value) = self.pairs().find(|(known, _)| *known == key.as_bytes())?;
-        Some(text(value))
+        find(self.wire_bytes(), key)
     }
 
     /// Sets a header, in place of an earlier one with this key.
@@ -125,8 +124,7 @@ impl Headers {
 
     #[inline]
     fn pairs(&self) -> Pairs<'_> {
-        let (count, rest) = self.wire_bytes().split_first().unwrap_or((&0, &[]));
-        Pairs { left: usize::from(*count), rest }
+        pairs(self.wire_bytes())
     }
 
     /// Where the value of a header is, and where all of it is with its lengths.
@@ -171,6 +169,22 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     }
 }
 
+/// The value of a header in a list as it stands on the wire.
+pub(crate) fn find<'a>(encoded: &'a [u8], key: &str) -> Option<&'a str> {
+    let mut at = 1;
+    // Most lengths have one byte, and differ from that of the key.
+    while let Some(length @ 0..=250) = encoded.get(at) {
+        let (start, end) = (at + 1, at + 1 + usize::from(*length));
+        let Some(length @ 0..=250) = encoded.get(end) else { break };
+        at = end + 1 + usize::from(*length);
+        if encoded.get(start..end) == Some(key.as_bytes()) {
+            return encoded.get(end + 1..at).map(text);
+        }
+    }
+    let (_, value) = pairs(encoded).find(|(known, _)| *known == key.as_bytes())?;
+    Some(text(value))
+}
+
 /// Room for so many headers, and no more: nothing is moved when it becomes [`Bytes`].
 fn with_room<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
     let bytes = |text: &str| text.len() + if text.len() > 250 { 3 } else { 1 };
@@ -182,6 +196,12 @@ fn with_room<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
 struct Pairs<'a> {
     left: usize,
     rest: &'a [u8],
+}
+
+#[inline]
+fn pairs(encoded: &[u8]) -> Pairs<'_> {
+    let (count, rest) = encoded.split_first().unwrap_or((&0, &[]));
+    Pairs { left: usize::from(*count), rest }
 }
 
 impl<'a> Pairs<'a> {

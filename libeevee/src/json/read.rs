@@ -94,7 +94,7 @@ fn line(raw: RawLine) -> Result<Line, String> {
         timestamp,
         cause,
         hops: hops.unwrap_or_default(),
-        document: Document { headers, body: body.unwrap_or_default() },
+        document: Document { headers, body: body.unwrap_or_default() }.into(),
         reply_address: None,
         delivery: Delivery::new(attempt.unwrap_or(1), Duration::from_millis(waited_ms.unwrap_or_default())),
     }))

@@ -91,6 +91,7 @@ impl Serialize for MessageLine<'_> {
         map.serialize_entry("timestamp", &format_args!("{timestamp}"))?;
         map.serialize_entry("hops", hops)?;
         map.serialize_entry("cause", cause)?;
+        let document = document.decode();
         map.serialize_entry("headers", &HeaderMap(&document.headers))?;
         serialize_body(&mut map, &document.body)?;
         if delivery.attempt > 1 {

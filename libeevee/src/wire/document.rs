@@ -5,12 +5,22 @@ use bytes::Bytes;
 use super::limits::HEADERS_MAX;
 use super::read::{Reader, put_bytes};
 use super::{Code, DocumentView, WireError};
-use crate::header::{HeaderError, Headers, check_key, check_value, is_plain_key, is_plain_value, key_bit};
+use crate::header::{HeaderError, Headers, check_key, check_value, find, is_plain_key, is_plain_value, key_bit};
 use crate::message::Document;
 
-/// A checked document in its wire form, sharing the bytes of the frame that it came in.
+/// A checked document in its wire form: that of a [`Message`](crate::Message), read in place.
+///
+/// It shares the bytes that were read from the bus with the documents that came just before and after it, up to 64 KiB of
+/// them. A program that keeps a few of many messages for long keeps [`detached`](Self::detached) ones.
 ///
 /// The layout is bincode's of `{ headers: Vec<(String, String)>, body: Vec<u8> }`.
+///
+/// ```
+/// use libeevee::{Document, EncodedDocument};
+/// let document = EncodedDocument::from(Document::new([("type", "chat.message")], "hello")?);
+/// assert_eq!((document.header("type"), document.text()), (Some("chat.message"), Some("hello")));
+/// # Ok::<(), libeevee::HeaderError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedDocument {
     pub(super) bytes: Bytes,
@@ -18,6 +28,12 @@ pub struct EncodedDocument {
 }
 
 impl EncodedDocument {
+    /// For bytes that were checked.
+    #[inline]
+    pub(crate) const fn from_checked(bytes: Bytes, headers_end: usize) -> Self {
+        Self { bytes, headers_end }
+    }
+
     /// Checks the bytes of one document, which must fill `bytes`, or reach to its end less what `rest` allows.
     ///
     /// # Errors
@@ -73,16 +89,23 @@ impl EncodedDocument {
 
     /// The value of a header.
     pub fn header(&self, key: &str) -> Option<&str> {
-        self.headers().find(|(k, _)| *k == key).map(|(_, value)| value)
+        find(self.header_bytes(), key)
     }
 
-    /// The body.
+    /// The body, which shares its bytes.
     pub fn body(&self) -> Bytes {
-        let mut reader = Reader::new(&self.bytes[self.headers_end..]);
-        match reader.bytes() {
-            Ok(body) => self.bytes.slice_ref(body),
-            Err(_) => Bytes::new(),
-        }
+        self.bytes.slice_ref(self.body_bytes())
+    }
+
+    /// The body, borrowed.
+    #[inline]
+    pub fn body_bytes(&self) -> &[u8] {
+        Reader::new(&self.bytes[self.headers_end..]).bytes().unwrap_or_default()
+    }
+
+    /// The body as text, where it is UTF-8.
+    pub fn text(&self) -> Option<&str> {
+        simdutf8::basic::from_utf8(self.body_bytes()).ok()
     }
 
     /// The document opened.
@@ -99,6 +122,12 @@ impl From<&Document> for EncodedDocument {
         bytes.extend_from_slice(headers);
         put_bytes(&mut bytes, &document.body);
         Self { bytes: bytes.into(), headers_end }
+    }
+}
+
+impl From<Document> for EncodedDocument {
+    fn from(document: Document) -> Self {
+        Self::from(&document)
     }
 }
 

@@ -70,7 +70,7 @@ fn variables(message: &Message) -> Vec<(String, String)> {
         ("EEVEE_ATTEMPT".to_owned(), message.delivery.attempt.to_string()),
     ];
     let mut bytes: usize = 0;
-    for (key, value) in message.document.headers.iter() {
+    for (key, value) in message.document.headers() {
         let name = name(key);
         bytes += name.len() + value.len() + 2;
         // The bus lets no control character into a value; a NUL would keep the program from starting at all.
@@ -102,7 +102,7 @@ mod tests {
             timestamp: Timestamp(1_000_000_000),
             cause: None,
             hops: 0,
-            document: Document { headers: Headers::try_from(headers).unwrap(), body: "x".into() },
+            document: Document { headers: Headers::try_from(headers).unwrap(), body: "x".into() }.into(),
             reply_address: None,
             delivery: Delivery::default(),
         }

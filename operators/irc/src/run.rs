@@ -284,7 +284,7 @@ impl Work<'_> {
             tracing::debug!(eevee.message = message.id, "left to the holder of the network");
             return self.acknowledge(&message);
         }
-        match self.net.say(message.id, &message.document, message.delivery.waited) {
+        match self.net.say(message.id, &message.document.decode(), message.delivery.waited) {
             Ok(()) => drop(self.saying.insert(message.id, message)),
             Err(why) => self.not_said(&message, &why.to_string()).await,
         }

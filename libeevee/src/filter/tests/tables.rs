@@ -28,7 +28,7 @@ fn message() -> Message {
         timestamp: Timestamp(1_795_000_000_000_000_000),
         cause: None,
         hops: 2,
-        document: Document::new(headers, "body").unwrap(),
+        document: Document::new(headers, "body").unwrap().into(),
         reply_address: None,
         delivery: Delivery::default(),
     }

@@ -68,7 +68,7 @@ impl Place {
 fn input(settings: &ExecSettings, message: &Message) -> Vec<u8> {
     match settings.command {
         Some(_) => format!("{}\n", chat::arguments(message)).into_bytes(),
-        None => message.document.body.to_vec(),
+        None => message.document.body_bytes().to_vec(),
     }
 }
 

@@ -94,7 +94,7 @@ mod tests {
             timestamp: Timestamp(0),
             cause: None,
             hops: 0,
-            document: Document::default(),
+            document: Document::default().into(),
             reply_address: None,
             delivery: libeevee::Delivery::default(),
         }

@@ -81,7 +81,7 @@ impl Work<'_> {
 
     pub(super) fn on_message(&mut self, message: Message) {
         let Some(writing) = &mut self.writer else { return };
-        writing.bytes += message.document.body.len();
+        writing.bytes += message.document.body_bytes().len();
         writing.waiting.push(Arc::new(message));
         writing.in_hand.get_or_insert_with(|| self.op.in_hand());
         if writing.again_at.is_none() {
@@ -120,7 +120,7 @@ impl Work<'_> {
             }
             Ok((mut messages, Err(error))) => {
                 report.trouble = Some(format!("nothing can be written, messages wait: {error}"));
-                writing.bytes += messages.iter().map(|message| message.document.body.len()).sum::<usize>();
+                writing.bytes += messages.iter().map(|message| message.document.body_bytes().len()).sum::<usize>();
                 messages.append(&mut writing.waiting);
                 writing.waiting = messages;
                 writing.again_at = Some(Instant::now() + WRITE_AGAIN);

@@ -18,7 +18,7 @@ pub(crate) fn line(message: &Message, format: Format) -> Vec<u8> {
 
 fn text(message: &Message) -> String {
     let user = shown(message.header(key::USER).unwrap_or(&message.source));
-    let body = shown(&String::from_utf8_lossy(&message.document.body));
+    let body = shown(&String::from_utf8_lossy(message.document.body_bytes()));
     let rest = |word: &str| match body.is_empty() {
         true => format!("* {user} {word}"),
         false => format!("* {user} {word}: {body}"),
@@ -62,7 +62,7 @@ mod tests {
             timestamp: "2026-11-22T15:00:00.123456789Z".parse().unwrap(),
             cause: None,
             hops: 0,
-            document: Document { headers, body: body.to_owned().into() },
+            document: Document { headers, body: body.to_owned().into() }.into(),
             reply_address: None,
             delivery: Delivery::default(),
         }

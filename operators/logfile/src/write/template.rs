@@ -154,7 +154,7 @@ mod tests {
             timestamp: "2026-11-22T15:00:00.123456789Z".parse().unwrap(),
             cause: None,
             hops: 0,
-            document: Document { headers, body: "hello".into() },
+            document: Document { headers, body: "hello".into() }.into(),
             reply_address: None,
             delivery: Delivery::default(),
         }

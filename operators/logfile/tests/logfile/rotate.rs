@@ -274,7 +274,7 @@ async fn what_a_line_is() {
     file.write_all(b"3 \xff\n4\n").unwrap();
     let message = next(&tool, &mut durable).await.unwrap();
     assert_eq!(
-        (&message.document.body[..], message.header("content-type")),
+        (message.document.body_bytes(), message.header("content-type")),
         (&b"3 \xff"[..], Some("application/octet-stream"))
     );
     file.write_all(format!("{long}\n").as_bytes()).unwrap();
