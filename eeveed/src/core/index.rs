@@ -57,24 +57,27 @@ impl<'a> View<'a> {
         }
     }
 
-    /// A header, or the source.
+    /// A header, or the source; no header has the name of a part of the envelope.
+    #[inline]
     fn text(&self, key: &str) -> Option<&'a str> {
-        if key == "source" {
-            return Some(self.source);
+        match self.headers().iter().find(|(known, _)| *known == key) {
+            Some((_, value)) => Some(value),
+            None => (key == "source").then_some(self.source),
         }
-        self.headers().iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
     }
 }
 
 impl Fields for View<'_> {
     fn field(&self, key: &str) -> Option<Cow<'_, str>> {
+        if let Some(text) = self.text(key) {
+            return Some(text.into());
+        }
         match key {
             "id" => Some(self.id.to_string().into()),
-            "source" => Some(self.source.into()),
             "timestamp" => Some(self.timestamp.to_string().into()),
             "cause" => self.cause.map(|cause| cause.to_string().into()),
             "hops" => Some(self.hops.to_string().into()),
-            _ => self.text(key).map(Cow::Borrowed),
+            _ => None,
         }
     }
 }
@@ -87,7 +90,9 @@ struct Filed {
     /// Which of them it is.
     which: u32,
     /// The clause that it stands under; none for those that are looked through for every message.
-    clause: Option<u32>,
+    clause: Option<u8>,
+    /// Whether that is all of it, so that nobody has to look at it again.
+    alone: bool,
     /// Its place in the bucket of each value of that clause. Without one it has one place, in the list of those.
     places: SmallVec<[u32; 2]>,
 }
@@ -120,7 +125,8 @@ impl Index {
             let clause = self.most_selective(filter);
             let entry = self.filed.vacant_entry();
             let number = entry.key() as u32;
-            let mut filed = Filed { slot, filters: filters.clone(), which, clause, places: SmallVec::new() };
+            let alone = clause.is_some() && filter.clauses().len() == 1;
+            let mut filed = Filed { slot, filters: filters.clone(), which, clause, alone, places: SmallVec::new() };
             match filed.equality() {
                 None => {
                     filed.places = [self.rest.len() as u32].into_iter().collect();
@@ -182,24 +188,29 @@ impl Index {
             }
         }
         self.check(&self.rest, view, &mut found, work);
-        found.sort_unstable();
-        found.dedup();
+        if found.len() > 1 {
+            found.sort_unstable();
+            found.dedup();
+        }
         found
     }
 
     fn check(&self, bucket: &Bucket, view: &View<'_>, found: &mut Found, work: &mut usize) {
         *work += bucket.len();
-        found.extend(bucket.iter().filter_map(|(number, _)| {
+        for (number, _) in bucket {
             let filed = &self.filed[*number as usize];
             // The clause that it was found by holds.
             let mut others = (0..).zip(filed.filter().clauses()).filter(|(at, _)| filed.clause != Some(*at));
-            let holds = |(_, clause): (u32, &Clause)| clause.matches(view.field(clause.key()).as_deref());
-            others.all(holds).then_some(filed.slot)
-        }));
+            // Filters on what is in no text of a message are not kept here.
+            let holds = |(_, clause): (u8, &Clause)| clause.matches(view.text(clause.key()));
+            if filed.alone || others.all(holds) {
+                found.push(filed.slot);
+            }
+        }
     }
 
     /// The equality clause under which the fewest filters stand, counting all values of a set.
-    fn most_selective(&self, filter: &Filter) -> Option<u32> {
+    fn most_selective(&self, filter: &Filter) -> Option<u8> {
         let crowd = |key: &str, values: &[String]| -> usize {
             let Some(by_value) = self.equal.get(key) else { return values.len() };
             values.iter().map(|value| 1 + by_value.get(value).map_or(0, Bucket::len)).sum()

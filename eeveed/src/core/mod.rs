@@ -44,7 +44,7 @@ use hashbrown::HashMap;
 use libeevee::OperatorId;
 use libeevee::log::LogRecord;
 use libeevee::module::Module as ModuleFile;
-use libeevee::wire::{Code, Content, Control, Frame, Refusal, Text, Value, WireError};
+use libeevee::wire::{Checked, Code, Content, Control, Frame, Refusal, Text, Value, WireError};
 
 use self::durable::{Durable, Journal, is_committing};
 use self::index::{Index, Slot};
@@ -178,6 +178,8 @@ pub(crate) struct Core {
     /// Subscriptions that look at volatile parts of the envelope, matched for every message.
     volatile: Vec<Slot>,
     memo: Memo,
+    /// The headers that were read last where the memo did not know them.
+    checked: Checked,
     operators: BTreeMap<OperatorId, Operator>,
     /// Operators whose state changed faster than it is announced.
     unannounced: BTreeSet<OperatorId>,
@@ -239,6 +241,7 @@ impl Core {
             index: Index::default(),
             volatile: Vec::new(),
             memo: Memo::default(),
+            checked: Checked::default(),
             operators,
             unannounced: BTreeSet::new(),
             claims: HashMap::new(),

@@ -21,7 +21,11 @@ impl Permit {
     }
 
     pub(crate) fn admits(&self, fields: &impl Fields) -> bool {
-        let control = fields.field("type").is_some_and(|kind| is_control(&kind));
+        self.admits_as(is_about_control(fields), fields)
+    }
+
+    /// The same, for who knows whether the message [is about control](is_about_control).
+    pub(crate) fn admits_as(&self, control: bool, fields: &impl Fields) -> bool {
         match self {
             Self::All => true,
             Self::Usual => !control,
@@ -48,6 +52,11 @@ impl Permit {
             Self::Filters(filters) => filters.iter().any(is_volatile),
         }
     }
+}
+
+/// Whether a message is one of control, which needs a permission that names it.
+pub(crate) fn is_about_control(fields: &impl Fields) -> bool {
+    fields.field("type").is_some_and(|kind| is_control(&kind))
 }
 
 /// `control` and everything below it.

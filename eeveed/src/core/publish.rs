@@ -95,14 +95,17 @@ impl Core {
     pub(super) fn publish_in_place(&mut self, now: Now, key: SessionKey, number: u32, flags: u8, body: &[u8]) -> bool {
         let Some(raw) = RawPublish::read(body) else { return false };
         let (mut pairs, mut headers) = (Pairs::new(), None);
-        let (document, route) = match self.memo.get(key, raw.header_bytes()) {
-            Some(route) => (raw.known(), Some(route)),
-            None => match raw.check_each(|key, value| pairs.push((key, value))) {
-                Ok((document, all)) => {
-                    headers = all.then_some(&*pairs);
+        let (document, route) = match self.memo.get(key, raw.document().header_bytes()) {
+            Some(route) => (raw.document().known(), Some(route)),
+            None => match raw.document().check_like(&mut self.checked, |key, value| pairs.push((key, value))) {
+                Some(document) => {
+                    headers = Some(&*pairs);
                     (document, None)
                 }
-                Err(_) => return false,
+                None => match raw.document().check() {
+                    Ok(document) => (document, None),
+                    Err(_) => return false,
+                },
             },
         };
         let RawPublish { cause, hops, epoch, sequence, .. } = raw;
@@ -360,7 +363,7 @@ impl Core {
         self.volatile.iter().copied().filter(|slot| self.wants(*slot, view))
     }
 
-    fn may_receive(&self, slot: Slot, view: &View<'_>) -> bool {
+    pub(super) fn may_receive(&self, slot: Slot, view: &View<'_>) -> bool {
         let Some(subscription) = self.subscriptions.get(slot as usize) else { return false };
         match (&subscription.durable, self.sessions.get(&subscription.session)) {
             (Some(durable), _) => durable.may_receive.admits(view),

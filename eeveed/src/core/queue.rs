@@ -56,7 +56,9 @@ pub(crate) enum Next {
     Message(Waiting),
 }
 
+/// The bounds stand first, because every delivery looks at them.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Queue {
     bounds: Bounds,
     /// None before something waited for the first time: mostly nothing ever does.

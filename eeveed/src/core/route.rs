@@ -38,6 +38,12 @@ impl Route {
         matches!(self, Self::Nowhere | Self::Denied)
     }
 
+    /// Whether it goes nowhere but to live subscriptions.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        !self.is_denied() && self.durable().is_empty()
+    }
+
     #[inline]
     pub(super) fn live(&self) -> &[Slot] {
         match self {

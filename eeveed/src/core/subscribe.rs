@@ -18,29 +18,31 @@ use super::share::{Account, Filters};
 use super::{Core, LoadedModule, Now};
 use crate::config::Limits;
 
+/// What every delivery looks at stands together, up to the bounds of the queue: with many subscriptions, no cache has them.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Subscription {
     pub(crate) session: SessionKey,
     pub(crate) number: u32,
+    /// Whether it stands in its session's list of those that have something to deliver.
+    pub(crate) listed: bool,
+    pub(crate) volatile: bool,
+    pub(super) window_messages: u64,
+    pub(super) window_bytes: i64,
+    pub(crate) delivered: u64,
+    /// What makes it durable. Then `queue` has nothing but the gaps that are to be told, and `session` may be nobody.
+    pub(super) durable: Option<Box<Durable>>,
+    pub(super) queue: Queue,
     /// Shared with the index.
     pub(crate) filters: Rc<[Filter]>,
     /// None when it is the default in everything.
     pub(super) asked: Option<Box<Asked>>,
-    pub(super) queue: Queue,
-    pub(super) window_messages: u64,
-    pub(super) window_bytes: i64,
-    /// Whether it stands in its session's list of those that have something to deliver.
-    pub(crate) listed: bool,
-    pub(crate) volatile: bool,
-    /// What makes it durable. Then `queue` has nothing but the gaps that are to be told, and `session` may be nobody.
-    pub(super) durable: Option<Box<Durable>>,
     /// What it takes of the bus's memory without its queue; its filters stand here and in the index.
     pub(super) own_memory: usize,
     /// What the uid of its session has; of a durable one that nobody is attached to, that of its last session.
     pub(super) account: Rc<Account>,
     /// Its filters, as they are counted in that account.
     pub(super) counted_filters: Filters,
-    pub(crate) delivered: u64,
     pub(crate) dropped: u64,
 }
 
@@ -146,6 +148,15 @@ impl Subscription {
 
     pub(crate) const fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    /// Loads what [`Session::takes_delivery`] and [`Session::count_delivery`] look at, before they do.
+    #[inline]
+    pub(super) fn touch(&self) -> u64 {
+        let Bounds { messages, bytes, age_max, .. } = self.queue.bounds();
+        let flags = u64::from(self.listed) ^ u64::from(self.durable.is_some()) ^ u64::from(age_max.is_some());
+        let window = self.window_messages ^ self.window_bytes.cast_unsigned();
+        self.session ^ u64::from(self.number) ^ flags ^ window ^ self.delivered ^ (messages ^ bytes) as u64
     }
 
     /// What it is counted as in the account of its uid.

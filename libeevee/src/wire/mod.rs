@@ -14,6 +14,7 @@ mod document;
 mod frame;
 pub mod limits;
 mod publish;
+mod raw;
 mod read;
 
 use bytes::{Bytes, BytesMut};
@@ -25,6 +26,7 @@ pub(crate) use self::deliver::{Extras, Known, RawDeliver, delivered_to};
 pub use self::document::EncodedDocument;
 pub use self::frame::*;
 pub use self::publish::{DocumentView, Envelope, Lead, PUBLISH, RawPublish, put_deliver};
+pub use self::raw::{Checked, RawDocument};
 pub(crate) use self::read::{put_bytes, put_option, put_varint, varint_bytes};
 
 /// The protocol version spoken here.

@@ -1,15 +1,14 @@
 //! Publish and Deliver on the bus's hot path: read in place from what a socket gave, written from parts.
 //!
 //! [`RawPublish::read`] looks at lengths alone. What it takes is either compared with header bytes that were checked before,
-//! or checked in full by [`RawPublish::check`]; what it does not take, [`super::Frame::decode`] refuses with a reason. A
+//! or checked by [`RawDocument::check`]; what it does not take, [`super::Frame::decode`] refuses with a reason. A
 //! property test holds that both together take and refuse the same frames as bincode.
 
 use bytes::Bytes;
 
 use super::content::DELIVER;
 use super::read::{Reader, put_bytes, put_option, put_varint};
-use super::{EncodedDocument, WireError, begin, finish};
-use crate::header::{is_plain_key, is_plain_value};
+use super::{EncodedDocument, RawDocument, begin, finish};
 
 /// A checked document, borrowed from wherever it lies; its bytes are those of [`EncodedDocument::bytes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +52,7 @@ pub struct RawPublish<'a> {
     pub epoch: u64,
     /// Increasing within an epoch.
     pub sequence: u64,
-    document: &'a [u8],
-    headers_end: usize,
+    document: RawDocument<'a>,
 }
 
 impl<'a> RawPublish<'a> {
@@ -69,69 +67,13 @@ impl<'a> RawPublish<'a> {
                 (envelope.0, envelope.1, envelope.2, envelope.3, reader.at())
             }
         };
-        let document = body.get(start..)?;
-        let headers_end = skip_headers(document)?;
-        // A body of the length that is left, and nothing after it.
-        let mut reader = Reader::new(&document[headers_end..]);
-        reader.bytes().ok()?;
-        (headers_end + reader.at() == document.len()).then_some(Self {
-            cause,
-            hops,
-            epoch,
-            sequence,
-            document,
-            headers_end,
-        })
+        Some(Self { cause, hops, epoch, sequence, document: RawDocument::read(body.get(start..)?)? })
     }
 
-    /// The same, if its headers are these bytes, which are headers that were checked before: nobody looks at them again.
+    /// The document, whose headers nobody has looked at yet.
     #[inline]
-    pub fn read_after(body: &'a [u8], headers: &[u8]) -> Option<Self> {
-        let [0, hops, 0, 0, document @ ..] = body else { return None };
-        let rest = document.strip_prefix(headers)?;
-        // Where a list of headers ends stands in its bytes, so that none begins with another.
-        let all = match *rest {
-            [len @ 0..=250, ..] => 1 + usize::from(len),
-            [251, low, high, ..] if high > 0 || low >= 251 => 3 + usize::from(u16::from_le_bytes([low, high])),
-            _ => {
-                let mut reader = Reader::new(rest);
-                reader.bytes().ok()?;
-                reader.at()
-            }
-        };
-        let headers_end = headers.len();
-        (all == rest.len()).then_some(Self { cause: None, hops: *hops, epoch: 0, sequence: 0, document, headers_end })
-    }
-
-    /// The bytes of the headers, which may still be wrong.
-    pub fn header_bytes(&self) -> &'a [u8] {
-        &self.document[..self.headers_end]
-    }
-
-    /// The document, of a publish whose header bytes are equal to those of a checked one.
-    pub const fn known(&self) -> DocumentView<'a> {
-        DocumentView { bytes: self.document, headers_end: self.headers_end }
-    }
-
-    /// The document, checked.
-    ///
-    /// # Errors
-    /// [`WireError`] with code malformed, too-many-headers, bad-header or duplicate-header.
-    pub fn check(&self) -> Result<DocumentView<'a>, WireError> {
-        self.check_each(|_, _| ()).map(|(document, _)| document)
-    }
-
-    /// The same; `each` is given key and value of every header on the way, for who looks at them next. True if all came.
-    ///
-    /// # Errors
-    /// Those of [`RawPublish::check`].
-    #[inline]
-    pub fn check_each(&self, each: impl FnMut(&'a str, &'a str)) -> Result<(DocumentView<'a>, bool), WireError> {
-        let all = are_plain_headers(self.header_bytes(), each);
-        if !all {
-            super::document::check_headers(&mut Reader::new(self.document))?;
-        }
-        Ok((self.known(), all))
+    pub const fn document(&self) -> RawDocument<'a> {
+        self.document
     }
 }
 
@@ -161,46 +103,6 @@ impl<'a> Iterator for Texts<'a> {
         self.reader.skip(1 + text.len());
         Some(text)
     }
-}
-
-/// So many headers are compared with each other here; more are left to the slow check.
-const PLAIN_HEADERS_MAX: usize = 16;
-
-/// Whether these are headers without a doubt. Whatever gives one is left to [`super::document::check_headers`], which
-/// knows what to say of it.
-#[inline]
-fn are_plain_headers<'a>(headers: &'a [u8], mut each: impl FnMut(&'a str, &'a str)) -> bool {
-    let mut keys = [""; PLAIN_HEADERS_MAX];
-    let mut texts = Texts::new(headers);
-    let Some(keys) = keys.get_mut(..usize::from(headers[0])).filter(|_| texts.all.is_some()) else { return false };
-    for at in 0..keys.len() {
-        let (Some(key), Some(value)) = (texts.next(), texts.next()) else { return false };
-        if !is_plain_key(key.as_bytes()) || !is_plain_value(value.as_bytes()) || keys[..at].contains(&key) {
-            return false;
-        }
-        keys[at] = key;
-        each(key, value);
-    }
-    true
-}
-
-/// Where the headers end, by their lengths; none if they reach beyond the end. Lengths below 251 stand in one byte.
-fn skip_headers(document: &[u8]) -> Option<usize> {
-    let (count, mut at) = match *document.first()? {
-        count @ 0..=250 => (2 * usize::from(count), 1),
-        _ => return None,
-    };
-    for _ in 0..count {
-        match *document.get(at)? {
-            len @ 0..=250 => at += 1 + usize::from(len),
-            _ => {
-                let mut reader = Reader::new(&document[at..]);
-                reader.bytes().ok()?;
-                at += reader.at();
-            }
-        }
-    }
-    (at <= document.len()).then_some(at)
 }
 
 /// What stands in a Deliver before the document, but the subscription's number.
@@ -314,7 +216,7 @@ pub const PUBLISH: u16 = 16;
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{Content, Deliver, Frame, Publish};
+    use super::super::{Checked, Content, Deliver, Frame, Publish};
     use super::*;
     use crate::message::Document;
 
@@ -336,12 +238,24 @@ mod tests {
         }
     }
 
-    fn in_place(body: &[u8]) -> Option<Publish> {
+    fn in_place(body: &[u8], last: &mut Checked) -> Option<Publish> {
         let raw = RawPublish::read(body)?;
-        let document = raw.check().ok()?.detached();
-        let after = RawPublish::read_after(body, raw.header_bytes());
-        assert_eq!(after.is_some(), matches!(body, [0, _, 0, 0, ..]));
-        assert!(after.is_none_or(|after| (after.known(), after.hops) == (raw.known(), raw.hops)));
+        let document = raw.document().check().ok();
+        let mut pairs = Vec::new();
+        let like = raw.document().check_like(last, |key, value| pairs.push((key, value)));
+        assert!(like.is_none() || like == document);
+        assert!(like.is_none_or(|like| like.headers().eq(pairs)));
+        // Whatever came before, it takes all that is usual.
+        let is_usual = |document: DocumentView<'_>| {
+            document.headers().count() <= 16 && document.headers().all(|(key, value)| key.len().max(value.len()) < 128)
+        };
+        assert!(like.is_some() || !document.is_some_and(is_usual));
+        let document = document?;
+        if let [0, hops, 0, 0, bytes @ ..] = body {
+            let after = RawDocument::read_after(bytes, document.header_bytes());
+            assert_eq!((after.map(|after| after.known()), raw.hops), (Some(document), *hops));
+        }
+        let document = document.detached();
         Some(Publish { cause: raw.cause, hops: raw.hops, epoch: raw.epoch, sequence: raw.sequence, document })
     }
 
@@ -354,23 +268,45 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_takes_what_the_decoder_takes(body in publishes()) {
-            prop_assert_eq!(in_place(&body), decoded(&body));
+        fn it_takes_what_the_decoder_takes(body in publishes(), before in publishes()) {
+            let mut last = Checked::default();
+            prop_assert_eq!(in_place(&before, &mut last), decoded(&before));
+            prop_assert_eq!(in_place(&body, &mut last), decoded(&body));
+            prop_assert_eq!(in_place(&body, &mut last), decoded(&body));
         }
 
         #[test]
         fn also_when_damaged(mut body in publishes(), at in any::<prop::sample::Index>(), with in any::<u8>(), cut in any::<bool>()) {
+            let mut last = Checked::default();
+            in_place(&body, &mut last);
             let at = at.index(body.len());
             body[at] = with;
             if cut {
                 body.truncate(at + 1);
             }
-            prop_assert_eq!(in_place(&body), decoded(&body));
+            prop_assert_eq!(in_place(&body, &mut last), decoded(&body));
         }
 
         #[test]
         fn and_for_random_bytes(body in prop::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert_eq!(in_place(&body), decoded(&body));
+            prop_assert_eq!(in_place(&body, &mut Checked::default()), decoded(&body));
+        }
+
+        /// Headers that differ from the last ones in anything: one more, one less, one twice, in another order.
+        #[test]
+        fn headers_like_the_last(
+            first in prop::collection::vec((0_usize..6, 0_usize..8), 0..6),
+            second in prop::collection::vec((0_usize..6, 0_usize..8), 0..6),
+        ) {
+            const KEYS: [&str; 6] = ["a", "type", "user", "id", "channel.name", ""];
+            const VALUES: [&str; 8] = ["", "x", "y", "chat.message", "chat.massage", "gr\u{fc}n", "\u{85}", "\u{1}"];
+            let mut last = Checked::default();
+            for numbers in [&first, &second, &first] {
+                let headers: Vec<_> = numbers.iter().map(|(key, value)| (KEYS[*key], VALUES[*value])).collect();
+                let mut body = vec![0; 4];
+                body.extend(bincode::serde::encode_to_vec((headers, [7_u8]), bincode::config::standard()).unwrap());
+                prop_assert_eq!(in_place(&body, &mut last), decoded(&body));
+            }
         }
     }
 

@@ -6,6 +6,7 @@ mod durable;
 mod hostile;
 mod life;
 mod limits;
+mod plain;
 mod record;
 mod rights;
 mod share;
