@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use libeevee::{Document, Message};
 use libeevee::operator::InHand;
+use libeevee::{Document, Message};
 use tokio::time::Instant;
 
 /// Messages that can still be answered. A program that answers later than this publishes instead.
