@@ -52,15 +52,6 @@ impl Source {
         }
     }
 
-    /// Whether it is the text of these bytes.
-    #[inline]
-    pub(crate) fn is(&self, text: &[u8]) -> bool {
-        match &self.0 {
-            Kept::Short(short) => short.bytes.get(..usize::from(short.length)) == Some(text),
-            Kept::Boxed(known) => known.as_bytes() == text,
-        }
-    }
-
     /// The text.
     #[inline]
     pub fn as_str(&self) -> &str {

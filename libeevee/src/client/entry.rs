@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -20,45 +20,61 @@ use crate::wire::{Content, EncodedDocument, Extras, Frame, Grant, RawDeliver, Su
 #[derive(Debug)]
 pub(super) enum Item {
     Message(Arrived),
+    /// What comes behind this is from there.
+    Source(Source),
     Gap(OpenGap),
     Failed(Error),
 }
 
-/// A message that came. It is opened when its user takes it: until then it is moved a few times, and a message is large.
+/// A message that came, but for its source, which is mostly that of the one before. It becomes a message when its user takes
+/// it: until then it is moved a few times, and a message is large.
 #[derive(Debug)]
 pub(super) struct Arrived {
-    /// Its bytes after the length field, which it shares with what was read together with it.
-    pub(super) frame: Bytes,
-    pub(super) deliver: RawDeliver,
+    pub(super) id: u64,
+    timestamp: Timestamp,
+    /// It shares what was read together with it.
+    document: EncodedDocument,
+    hops: u8,
+    attempt: u32,
+    extras: Option<Box<Extras>>,
     /// When it came, where its age counts.
     pub(super) came: Option<Instant>,
 }
 
 impl Arrived {
-    /// How long it waited in the bus.
-    pub(super) fn waited(&self) -> Duration {
-        Duration::from_millis(self.deliver.extras(&self.frame).waited_ms)
+    /// `frame` is where in `piece` the bytes of its frame begin.
+    #[inline(always)] // Else it is moved once more.
+    pub(super) fn new(deliver: &RawDeliver<'_>, piece: &Bytes, frame: usize, came: Option<Instant>) -> Self {
+        let bytes = piece.slice(frame + deliver.document.start..frame + deliver.document.end);
+        Self {
+            id: deliver.id,
+            timestamp: Timestamp(deliver.timestamp),
+            document: EncodedDocument::from_checked(bytes, deliver.headers_bytes),
+            hops: deliver.hops,
+            attempt: deliver.attempt,
+            extras: deliver.extras.map(Box::new),
+            came,
+        }
     }
 
-    /// The message. `subscription` is the number of the durable one that waits for its acknowledgement, else 0; `known` the
-    /// source of the last message, which is mostly that of this one, too.
-    #[inline(always)] // Else it is moved once more.
-    pub(super) fn open(self, subscription: u32, known: &mut Source) -> Message {
-        let Self { mut frame, deliver, .. } = self;
-        let Extras { cause, hops, reply_address, attempt, waited_ms } = deliver.extras(&frame);
-        let source = &frame[deliver.source()];
-        if !known.is(source) {
-            *known = Source::from_checked(source);
-        }
-        let (source, timestamp) = (known.clone(), Timestamp(deliver.timestamp));
+    /// The length of its document, as windows count it.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.document.bytes().len() as u64
+    }
+
+    /// How long it waited in the bus.
+    pub(super) fn waited(&self) -> Duration {
+        Duration::from_millis(self.extras.as_ref().map_or(0, |extras| extras.waited_ms))
+    }
+
+    /// The message. `subscription` is the number of the durable one that waits for its acknowledgement, else 0.
+    #[inline(always)] // As above.
+    pub(super) fn open(self, subscription: u32, source: &Source) -> Message {
+        let Self { id, timestamp, document, hops, attempt, extras, .. } = self;
+        let Extras { cause, reply_address, waited_ms } = extras.map_or_else(Extras::default, |extras| *extras);
         let mut delivery = Delivery::new(attempt, Duration::from_millis(waited_ms));
         delivery.subscription = subscription;
-        // The frame becomes the document: a reference more is not for nothing.
-        let (headers, end) = (deliver.headers(), deliver.body().end);
-        frame.truncate(end);
-        frame.advance(headers.start);
-        let document = EncodedDocument::from_checked(frame, headers.len());
-        Message { id: deliver.id, source, timestamp, cause, hops, document, reply_address, delivery }
+        Message { id, source: source.clone(), timestamp, cause, hops, document, reply_address, delivery }
     }
 }
 

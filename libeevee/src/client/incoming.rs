@@ -19,12 +19,13 @@ use super::publish::Published;
 use super::shared::{Open, Shared, State};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Gap, GapReason};
+use crate::source::Source;
 use crate::wire::{self, Code, Content, Frame, Known, REPEATED, RawDeliver, Refusal};
 
 /// Of a frame's length field.
 const LENGTH_BYTES: usize = 4;
 
-/// Headers and sources that are longer are checked each time; they do not repeat.
+/// Headers that are longer are checked each time; they do not repeat.
 const KNOWN_BYTES_MAX: usize = 1 << 10;
 
 impl Driver {
@@ -108,9 +109,12 @@ impl Driver {
                 if route.arrived.is_empty() {
                     fed.push(number);
                 }
+                if !deliver.known_source {
+                    keep(&mut route.known.source, deliver.source);
+                    route.arrived.push_back(Item::Source(Source::from_checked(deliver.source)));
+                }
                 let came = route.expires.then(|| *now.get_or_insert_with(Instant::now));
-                let frame = piece.slice(at + LENGTH_BYTES..at + length);
-                route.arrived.push_back(Item::Message(Arrived { frame, deliver, came }));
+                route.arrived.push_back(Item::Message(Arrived::new(&deliver, piece, at + LENGTH_BYTES, came)));
             }
             at += length;
         }
@@ -264,7 +268,7 @@ impl Driver {
 impl Route {
     /// Counts a delivery; false where a durable subscription has it already.
     #[inline(always)] // As for `RawDeliver::read`.
-    fn takes(&mut self, number: u32, deliver: &RawDeliver, frame: &[u8]) -> Result<bool, Error> {
+    fn takes(&mut self, number: u32, deliver: &RawDeliver<'_>, frame: &[u8]) -> Result<bool, Error> {
         let flow = &*self.flow;
         let messages = flow.delivered_messages.load(Relaxed);
         let granted = flow.granted_messages.load(Relaxed);
@@ -282,12 +286,8 @@ impl Route {
         }
         flow.last_seen.store(flow.last_seen.load(Relaxed).max(deliver.id), Relaxed);
         self.gaps.clear();
-        if !deliver.known && deliver.headers().len() <= KNOWN_BYTES_MAX {
+        if !deliver.known_headers && deliver.headers_bytes <= KNOWN_BYTES_MAX {
             keep(&mut self.known.headers, &frame[deliver.headers()]);
-        }
-        let source = &frame[deliver.source()];
-        if *source != *self.known.source && source.len() <= KNOWN_BYTES_MAX {
-            keep(&mut self.known.source, source);
         }
         Ok(true)
     }

@@ -67,7 +67,7 @@ pub struct Subscription {
     events: Arc<Events>,
     /// Out of `events`, and not with the user yet.
     here: VecDeque<Item>,
-    /// Of the last message.
+    /// Of what is taken next.
     source: Source,
     /// How long a message may have waited.
     age_max: Option<Duration>,
@@ -207,7 +207,7 @@ impl Subscription {
         match item {
             Item::Message(arrived) if self.has_expired(&arrived) => {
                 if self.durable.is_some() {
-                    self.return_expired(arrived.deliver.id);
+                    self.return_expired(arrived.id);
                     return Some(None);
                 }
                 Some(Some(Event::Gap(self.take_expired(&arrived))))
@@ -216,10 +216,14 @@ impl Subscription {
                 let settles = if self.durable.is_some() {
                     self.number
                 } else {
-                    self.consumed(arrived.deliver.document_bytes());
+                    self.consumed(arrived.bytes());
                     0
                 };
-                Some(Some(Event::Message(arrived.open(settles, &mut self.source))))
+                Some(Some(Event::Message(arrived.open(settles, &self.source))))
+            }
+            Item::Source(source) => {
+                self.source = source;
+                Some(None)
             }
             // One that was taken already, as a part of an earlier one.
             Item::Gap(gap) => Some(gap.close().map(Event::Gap)),
@@ -250,16 +254,17 @@ impl Subscription {
 
     /// The gap in place of an expired message and of those behind it that have expired, too.
     fn take_expired(&mut self, first: &Arrived) -> Gap {
-        self.consumed(first.deliver.document_bytes());
-        let id = first.deliver.id;
+        self.consumed(first.bytes());
+        let id = first.id;
         let mut gap = Gap { first: id, last: id, count: Some(1), reason: GapReason::Expired };
         while let Some(item) = self.next_here() {
             match item {
                 Item::Message(arrived) if self.has_expired(&arrived) => {
-                    self.consumed(arrived.deliver.document_bytes());
-                    gap.last = arrived.deliver.id;
+                    self.consumed(arrived.bytes());
+                    gap.last = arrived.id;
                     gap.count = gap.count.map(|count| count + 1);
                 }
+                Item::Source(source) => self.source = source,
                 other => {
                     self.here.push_front(other);
                     break;

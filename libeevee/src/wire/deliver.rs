@@ -9,34 +9,32 @@ use super::TAIL;
 use super::content::DELIVER;
 use super::document::check_headers;
 use super::limits::FRAME_BYTES_MIN;
-use super::read::{Reader, varint_bytes};
+use super::read::Reader;
 
-/// A checked Deliver: what most users ask of it, and where in the bytes after its length field the rest is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RawDeliver {
+/// A checked Deliver, borrowed from its frame. The ranges are of the bytes after the length field.
+#[derive(Debug, Clone)]
+pub(crate) struct RawDeliver<'a> {
     pub(crate) id: u64,
+    /// A text.
+    pub(crate) source: &'a [u8],
     pub(crate) timestamp: u64,
-    source: u32,
-    source_end: u32,
-    headers: u32,
-    /// The body alone; it reaches to `end`.
-    body: u32,
-    end: u32,
-    /// Whether it is like most: no answer, no request, and did not wait. Else `attempt` is 0 and stands elsewhere.
-    plain: bool,
-    attempt: u8,
-    hops: u8,
-    /// Whether its headers are those that were known.
-    pub(crate) known: bool,
+    pub(crate) hops: u8,
+    pub(crate) attempt: u32,
+    /// What only some have.
+    pub(crate) extras: Option<Extras>,
+    /// The headers, their count included, and behind them the body with its length.
+    pub(crate) document: Range<usize>,
+    pub(crate) headers_bytes: usize,
+    /// Whether source and headers are those that were known.
+    pub(crate) known_source: bool,
+    pub(crate) known_headers: bool,
 }
 
-/// What only some messages have.
+/// What only answers, requests, and messages that waited have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Extras {
     pub(crate) cause: Option<u64>,
-    pub(crate) hops: u8,
     pub(crate) reply_address: Option<u64>,
-    pub(crate) attempt: u32,
     pub(crate) waited_ms: u64,
 }
 
@@ -57,101 +55,67 @@ pub(crate) fn delivered_to(frame: &[u8]) -> Option<u32> {
     }
 }
 
-impl RawDeliver {
+impl<'a> RawDeliver<'a> {
     /// Reads a Deliver from the bytes after its length field. A source, and headers, that are as `known` says are not
     /// checked again.
     #[inline(always)] // Else it is written to memory, and read again at once, for every message.
-    pub(crate) fn read(frame: &[u8], known: &Known) -> Option<Self> {
+    pub(crate) fn read(frame: &'a [u8], known: &Known) -> Option<Self> {
         let has_tail = frame.get(2)? & TAIL != 0;
         let mut reader = Reader::new(frame);
         reader.skip(FRAME_BYTES_MIN);
         let id = reader.large().ok()?;
-        let text = reader.bytes().ok()?;
-        let source_end = reader.at();
-        if text != known.source {
-            std::str::from_utf8(text).ok()?;
+        let source = reader.bytes().ok()?;
+        let known_source = !known.source.is_empty() && source == known.source;
+        if !known_source {
+            std::str::from_utf8(source).ok()?;
         }
         let timestamp = reader.large().ok()?;
-        let (plain, hops, attempt) = match reader.rest().first_chunk()? {
+        let (hops, attempt, extras) = match reader.rest().first_chunk()? {
+            // By far the most: no answer, no request, delivered for the first time and without having waited.
             [0, hops, 0, attempt @ 0..=250, 0] => {
                 reader.skip(5);
-                (true, *hops, *attempt)
+                (*hops, u32::from(*attempt), None)
             }
             _ => {
-                Extras::read(&mut reader)?;
-                (false, 0, 0)
+                let (cause, hops) = (reader.option().ok()?, reader.u8().ok()?);
+                let (reply_address, attempt) = (reader.option().ok()?, reader.u32().ok()?);
+                let waited_ms = reader.varint().ok()?;
+                (hops, attempt, Some(Extras { cause, reply_address, waited_ms }))
             }
         };
-        let headers = reader.at();
+        let start = reader.at();
         // Where headers end is told by themselves, so that those which begin like complete ones end like them.
-        let is_known = !known.headers.is_empty() && frame.get(headers..)?.starts_with(&known.headers);
-        if is_known {
+        let known_headers = !known.headers.is_empty() && frame.get(start..)?.starts_with(&known.headers);
+        if known_headers {
             reader.skip(known.headers.len());
         } else {
             check_headers(&mut reader).ok()?;
         }
-        let length = reader.bytes().ok()?.len();
+        let headers_bytes = reader.at() - start;
+        reader.bytes().ok()?;
         let end = reader.at();
-        // All else is before its end.
-        u32::try_from(end).ok()?;
         (has_tail || end == frame.len()).then_some(Self {
             id,
+            source,
             timestamp,
-            source: (source_end - text.len()) as u32,
-            source_end: source_end as u32,
-            headers: headers as u32,
-            body: (end - length) as u32,
-            end: end as u32,
-            plain,
-            attempt,
             hops,
-            known: is_known,
+            attempt,
+            extras,
+            document: start..end,
+            headers_bytes,
+            known_source,
+            known_headers,
         })
     }
 
     /// The length of the whole document, as windows count it.
     pub(crate) const fn document_bytes(&self) -> u64 {
-        (self.end - self.headers) as u64
+        (self.document.end - self.document.start) as u64
     }
 
-    /// Where its source is in its frame, a text.
-    pub(crate) const fn source(&self) -> Range<usize> {
-        self.source as usize..self.source_end as usize
-    }
-
-    /// Where the headers are, their count included.
+    /// Where the headers are.
     pub(crate) const fn headers(&self) -> Range<usize> {
-        let length = varint_bytes((self.end - self.body) as u64);
-        self.headers as usize..self.body as usize - length as usize
-    }
-
-    /// Where the body is, without its length.
-    pub(crate) const fn body(&self) -> Range<usize> {
-        self.body as usize..self.end as usize
-    }
-
-    /// The rest of what stands before the document of its frame.
-    #[inline]
-    pub(crate) fn extras(&self, frame: &[u8]) -> Extras {
-        if self.plain {
-            return Extras { hops: self.hops, attempt: u32::from(self.attempt), ..Extras::default() };
-        }
-        let mut reader = Reader::new(frame);
-        reader.skip(self.source_end as usize);
-        // It was read once before.
-        reader.large().ok().and_then(|_| Extras::read(&mut reader)).unwrap_or_default()
-    }
-}
-
-impl Extras {
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        Some(Self {
-            cause: reader.option().ok()?,
-            hops: reader.u8().ok()?,
-            reply_address: reader.option().ok()?,
-            attempt: reader.u32().ok()?,
-            waited_ms: reader.varint().ok()?,
-        })
+        self.document.start..self.document.start + self.headers_bytes
     }
 }
 
@@ -184,14 +148,13 @@ mod tests {
     fn in_place(frame: &[u8], known: &Known) -> Option<(u32, Deliver)> {
         let number = delivered_to(frame)?;
         let raw = RawDeliver::read(frame, known)?;
-        let document = Bytes::copy_from_slice(&frame[raw.headers().start..raw.body().end]);
+        let document = Bytes::copy_from_slice(&frame[raw.document.clone()]);
         let document = EncodedDocument::parse(document).unwrap();
         assert_eq!(raw.document_bytes(), document.bytes().len() as u64);
-        assert_eq!((document.header_bytes(), &document.body()[..]), (&frame[raw.headers()], &frame[raw.body()]));
-        let id = raw.id;
-        let timestamp = raw.timestamp;
-        let Extras { cause, hops, reply_address, attempt, waited_ms } = raw.extras(frame);
-        let source = String::from_utf8(frame[raw.source()].to_vec()).unwrap();
+        assert_eq!(document.header_bytes(), &frame[raw.headers()]);
+        let RawDeliver { id, timestamp, hops, attempt, .. } = raw;
+        let Extras { cause, reply_address, waited_ms } = raw.extras.unwrap_or_default();
+        let source = String::from_utf8(raw.source.to_vec()).unwrap();
         Some((number, Deliver { id, source, timestamp, cause, hops, reply_address, attempt, waited_ms, document }))
     }
 
