@@ -8,8 +8,8 @@ use super::*;
 use crate::client::{Client, Event, Notice, Subscription};
 use crate::error::ErrorKind;
 use crate::filter::Filter;
-use crate::message::{Gap, GapReason};
-use crate::wire::{Code, Content, GapNotice, Grant, Overflow};
+use crate::message::{Delivery, Gap, GapReason};
+use crate::wire::{Code, Content, Deliver, GapNotice, Grant, Overflow};
 
 async fn open(client: &Client, peer: &mut Peer, window: u64) -> (Subscription, u32) {
     let script = async {
@@ -220,6 +220,42 @@ async fn what_waited_here_for_too_long_is_no_work_any_more() {
     assert_eq!(peer.grant().await.1.messages, 2);
     assert_eq!(message(&mut orders).await, 4);
     assert_eq!(peer.grant().await.1.messages, 2);
+}
+
+/// The source is told once for all messages from there, and what only some messages have lies elsewhere.
+#[tokio::test]
+async fn each_message_has_its_own_source_and_envelope() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (mut subscription, number) = open(&client, &mut peer, 100).await;
+    let long = "user/".to_owned() + &"x".repeat(300);
+    let sources = ["irc", "irc", "dice", "irc", "", "irc", &long, &long, "dice"];
+    for (at, source) in sources.into_iter().enumerate() {
+        let id = at as u64 + 1;
+        let (cause, waited_ms) = if at % 2 == 0 { (None, 0) } else { (Some(id - 1), 1000 + id) };
+        let document = (&document("x")).into();
+        let deliver = Deliver {
+            id,
+            source: source.into(),
+            timestamp: 7 + id,
+            cause,
+            hops: at as u8,
+            reply_address: cause,
+            attempt: 1 + at as u32,
+            waited_ms,
+            document,
+        };
+        peer.send(number, Content::Deliver(deliver)).await;
+    }
+    for (at, source) in sources.into_iter().enumerate() {
+        let Some(Event::Message(message)) = soon("a message", subscription.next()).await else { panic!() };
+        let id = at as u64 + 1;
+        let (cause, waited) = if at % 2 == 0 { (None, 0) } else { (Some(id - 1), 1000 + id) };
+        assert_eq!((message.id, message.source.as_str(), message.timestamp.0), (id, source, 7 + id));
+        assert_eq!((message.cause, message.reply_address, message.hops), (cause, cause, at as u8));
+        assert_eq!(message.delivery, Delivery::new(1 + at as u32, Duration::from_millis(waited)));
+        assert_eq!(message.text(), Some("x"));
+    }
 }
 
 #[tokio::test]
