@@ -10,13 +10,10 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use crate::core::{Action, Core, Now, SessionKey};
+use crate::core::{Action, Core, Now, PIECE_BYTES, SessionKey};
 
-/// How much is taken from the core to be written at once.
-const OUTPUT_BYTES: usize = 256 << 10;
-
-/// How often more is taken for one socket before others have their turn.
-const TURNS: usize = 2;
+/// How often more is taken for one socket before others have their turn: 1 MiB, more than a socket has room for.
+const TURNS: usize = (1 << 20) / PIECE_BYTES;
 
 /// What [`Outlet::flush`] left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +139,7 @@ impl Outlet {
                 bytes.clear();
                 *written = 0;
                 let mut core = core.borrow_mut();
-                core.output(now, key, OUTPUT_BYTES, bytes);
+                core.output(now, key, PIECE_BYTES, bytes);
                 core.take_actions(actions);
                 if bytes.is_empty() {
                     // An idle session holds no buffer.

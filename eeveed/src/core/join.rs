@@ -8,6 +8,7 @@ use libeevee::wire::{Code, Content, Frame, Module, OperatorState, Refusal, VERSI
 use smallvec::SmallVec;
 
 use super::operator::one_line;
+use super::output::Output;
 use super::permit::Permit;
 use super::session::{Credit, Identity, Peer, Session, SessionKey, refusal};
 use super::{Action, Core, LoadedModule, Now};
@@ -108,9 +109,7 @@ impl Core {
             subscriptions: SmallVec::new(),
             last_subscription: 0,
             ready: VecDeque::new(),
-            output: Vec::new(),
-            answers: 0,
-            direct: 0,
+            output: Output::default(),
             input: 0,
             unwritten: 0,
             awake: false,

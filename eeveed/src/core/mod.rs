@@ -15,6 +15,7 @@ mod join;
 mod memo;
 mod message;
 mod operator;
+mod output;
 mod permit;
 mod plain;
 mod publish;
@@ -51,6 +52,8 @@ use self::index::{Index, Slot};
 pub(crate) use self::intake::{Rest, Taken};
 use self::memo::Memo;
 use self::operator::Operator;
+use self::output::Output;
+pub(crate) use self::output::PIECE_BYTES;
 use self::publish::{Hops, Incoming};
 pub(crate) use self::reload::DIAGNOSIS_BYTES_MAX;
 use self::request::Request;
@@ -61,6 +64,9 @@ use self::spare::Spare;
 use self::storage::{Committed, DurableKey, EntryNumber, Page, StorageError};
 use self::subscribe::Subscription;
 use crate::config::Limits;
+
+/// Most answers have less.
+const ANSWER_BYTES: usize = 64;
 
 /// So much of answers may wait for a session even when its uid is beyond its share: an error for each of some requests.
 const SMALL_BACKLOG: usize = 4 << 10;
@@ -339,8 +345,9 @@ impl Core {
         [request, self.reload_deadline(), grant, self.announce_deadline(), durable, disk].into_iter().flatten().min()
     }
 
-    /// Appends what is to be written to a session, up to about `budget` bytes; true when there is more. `out` is what is
-    /// not written yet of earlier output, and counts as memory until the next call.
+    /// Appends what is to be written to a session, up to about `budget` bytes; true when there is more. With a budget of 0
+    /// all that is encoded, and nothing from the queues. `out` is what is not written yet of earlier output, and counts as
+    /// memory until the next call.
     pub(crate) fn output(&mut self, now: Now, key: SessionKey, budget: usize, out: &mut Vec<u8>) -> bool {
         let Some(session) = self.sessions.get_mut(&key) else {
             out.append(&mut self.parting.remove(&key).unwrap_or_default());
@@ -349,14 +356,19 @@ impl Core {
         session.awake = false;
         let before = session.counted();
         self.owed -= before;
-        (session.answers, session.direct) = (0, 0);
-        let ready = std::mem::take(&mut session.output);
-        if out.is_empty() && !ready.is_empty() {
-            self.spare.give(std::mem::replace(out, ready));
-        } else {
-            out.extend_from_slice(&ready);
-            self.spare.give(ready);
+        while session.output.len() > 0
+            && (budget == 0 || out.is_empty() || out.len() + session.output.first_bytes() <= budget)
+        {
+            let mut piece = session.output.take_first();
+            if out.is_empty() {
+                std::mem::swap(out, &mut piece);
+            } else {
+                out.extend_from_slice(&piece);
+            }
+            self.spare.give(piece);
         }
+        // What waits in the queues came later.
+        let budget = if session.output.len() > 0 { 0 } else { budget };
         if out.capacity() == 0
             && !session.ready.is_empty()
             && let Some(buffer) = self.spare.take()
@@ -395,7 +407,7 @@ impl Core {
         self.owed += session.counted();
         session.account.sub(before);
         session.account.add(session.counted());
-        let more = !session.ready.is_empty();
+        let more = !session.ready.is_empty() || session.output.len() > 0;
         for slot in served {
             self.after_delivery(slot);
         }
@@ -416,7 +428,7 @@ impl Core {
     /// beyond its share that bound comes at once: it reads what was answered before it asks for more.
     pub(crate) fn control_backlog(&self, key: SessionKey) -> usize {
         let Some(session) = self.sessions.get(&key) else { return 0 };
-        let waits = session.answers;
+        let waits = session.output.answers();
         if waits > SMALL_BACKLOG && session.account.left(self.limits.memory_per_uid) == 0 { usize::MAX } else { waits }
     }
 
@@ -491,7 +503,8 @@ impl Core {
             Content::Control(control) => self.control(now, key, number, control),
             Content::Bye(Text { text }) => {
                 // The id is free at once; the answers to what came before are still written.
-                let last_words = std::mem::take(&mut session.output);
+                let last_words = session.output.to_vec();
+                session.output = Output::default();
                 self.owed -= last_words.len();
                 session.account.sub(last_words.len());
                 self.leave(now, key, &text);
@@ -532,11 +545,11 @@ impl Core {
     /// Puts a frame that is no delivery into what waits for a session. It counts as memory until it is written.
     fn tell(&mut self, key: SessionKey, frame: &Frame) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        session.make_room(&mut self.spare);
-        let before = session.output.len();
-        frame.encode_into(&mut session.output);
-        let more = session.output.len() - before;
-        session.answers += more;
+        let piece = session.piece_for(ANSWER_BYTES, &mut self.spare);
+        let before = piece.bytes.len();
+        frame.encode_into(&mut piece.bytes);
+        let more = piece.bytes.len() - before;
+        piece.answers += more;
         self.answered = true;
         self.owed += more;
         session.account.add(more);

@@ -169,8 +169,9 @@ impl Core {
                     if !session.takes_delivery(subscription, frame_bytes, &room) {
                         break 'taken false;
                     }
-                    session.make_room(&mut self.spare);
-                    lead.put(&mut session.output, subscription.number, document.bytes());
+                    let piece = session.piece_for(frame_bytes, &mut self.spare);
+                    lead.put(&mut piece.bytes, subscription.number, document.bytes());
+                    piece.direct += 1;
                     session.count_delivery(subscription, frame_bytes, document.bytes().len());
                     self.owed += frame_bytes;
                     room.bus -= frame_bytes;

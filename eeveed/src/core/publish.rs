@@ -429,8 +429,9 @@ impl Core {
         if !session.takes_delivery(subscription, bytes, &room) {
             return false;
         }
-        session.make_room(&mut self.spare);
-        put_deliver(&mut session.output, subscription.number, head, document.bytes());
+        let piece = session.piece_for(bytes, &mut self.spare);
+        put_deliver(&mut piece.bytes, subscription.number, head, document.bytes());
+        piece.direct += 1;
         session.count_delivery(subscription, bytes, document.bytes().len());
         self.owed += bytes;
         self.delivered += 1;

@@ -148,7 +148,7 @@ impl Core {
     fn check_unread(&self, asker: SessionKey, bytes: usize) -> Result<(), Refusal> {
         self.check_share(asker, bytes)?;
         self.check_memory(bytes)?;
-        let unread = self.sessions.get(&asker).map_or(0, |session| session.answers);
+        let unread = self.sessions.get(&asker).map_or(0, |session| session.output.answers());
         let (wanted, max) = (unread + bytes, self.limits.queue_bytes.max(bytes));
         if wanted <= max {
             return Ok(());

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::index::Slot;
 use super::message::Routed;
+use super::output::{Output, PIECE_BYTES, Piece};
 use super::permit::Permit;
 use super::queue::Bounds;
 use super::record::Pace;
@@ -180,8 +181,8 @@ impl Credit {
     }
 }
 
-/// So much unwritten is worth a large buffer for what comes behind it.
-const MUCH_BYTES: usize = 64 << 10;
+/// So much unwritten is worth a whole piece for what comes behind it.
+const MUCH_BYTES: usize = PIECE_BYTES;
 
 /// How many bytes there is room for.
 #[derive(Debug)]
@@ -213,11 +214,7 @@ pub(crate) struct Session {
     /// Subscriptions that have something to deliver, in turn.
     pub(crate) ready: VecDeque<Slot>,
     /// Encoded frames that are written next, in this order.
-    pub(super) output: Vec<u8>,
-    /// How many bytes of them are no deliveries.
-    pub(super) answers: usize,
-    /// How many of them are messages that were delivered directly.
-    pub(super) direct: usize,
+    pub(super) output: Output,
     /// Bytes of a large frame that is not whole yet.
     pub(super) input: usize,
     /// How many bytes the shell was given and has not written yet, as far as the core knows.
@@ -254,7 +251,7 @@ impl Session {
     }
 
     /// What it takes of the bus's memory beside its subscriptions.
-    pub(super) const fn counted(&self) -> usize {
+    pub(super) fn counted(&self) -> usize {
         self.output.len() + self.unwritten + self.input
     }
 
@@ -262,11 +259,11 @@ impl Session {
     /// what comes, what waits there waits for a moment; when it does not, no more may wait than in a queue, and nothing that
     /// has an age, because nobody looks at it there.
     #[inline]
-    pub(super) const fn takes_directly(&self, bounds: &Bounds, direct_bytes: usize) -> bool {
+    pub(super) fn takes_directly(&self, bounds: &Bounds, direct_bytes: usize) -> bool {
         let waits = self.output.len() + self.unwritten;
         waits < direct_bytes
             && (self.unwritten == 0
-                || (bounds.age_max.is_none() && self.direct < bounds.messages && waits < bounds.bytes))
+                || (bounds.age_max.is_none() && self.output.direct() < bounds.messages && waits < bounds.bytes))
     }
 
     /// Whether it takes a delivery of so many bytes at once.
@@ -293,23 +290,17 @@ impl Session {
         document_bytes: usize,
     ) {
         self.account.add(frame_bytes);
-        self.direct += 1;
         self.delivered += 1;
         subscription.window_messages -= 1;
         subscription.window_bytes -= document_bytes as i64;
         subscription.delivered += 1;
     }
 
-    /// Takes a buffer that was used before, if the session has none and is not slow, or has much before it: one that waits
-    /// for its reader for long must not have much more room than it needs.
+    /// Where a frame of so many bytes is added to what is written next.
     #[inline]
-    pub(super) fn make_room(&mut self, spare: &mut Spare) {
-        if self.output.capacity() == 0
-            && (self.unwritten == 0 || self.unwritten >= MUCH_BYTES)
-            && let Some(buffer) = spare.take()
-        {
-            self.output = buffer;
-        }
+    pub(super) fn piece_for(&mut self, frame_bytes: usize, spare: &mut Spare) -> &mut Piece {
+        let is_slow = self.unwritten != 0 && self.unwritten < MUCH_BYTES;
+        self.output.piece_for(frame_bytes, is_slow, spare)
     }
 
     pub(super) fn rare(&mut self) -> &mut Rare {

@@ -297,7 +297,7 @@ impl Core {
             last_subscription: session.last_subscription,
             subscriptions: subscriptions.map(|subscription| SavedSubscription::of(subscription, blobs)).collect(),
             ready: session.ready.iter().filter_map(|slot| Some(of_slot(slot)?.number)).collect(),
-            control: blobs.put(&session.output),
+            control: blobs.put(&session.output.to_vec()),
             resumed: nanoseconds(session.resumed),
             claims: session.claims().to_vec(),
             verbs: session.verbs().iter().map(save_verb).collect(),

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use super::super::index::Slot;
 use super::super::message::Routed;
 use super::super::operator::Operator;
+use super::super::output::Output;
 use super::super::permit::is_volatile;
 use super::super::queue::{PLACE_BYTES, Queue, Waiting};
 use super::super::reload::Reload;
@@ -215,8 +216,7 @@ impl Restoring {
         session.credit = saved.credit.restore(self.now, session.credit)?;
         session.joined_wall = saved.joined_wall;
         session.last_subscription = saved.last_subscription;
-        session.output = self.blobs.take(saved.control)?.into_vec();
-        session.answers = session.output.len();
+        session.output = Output::of_answers(self.blobs.take(saved.control)?.into_vec());
         session.resumed = past(self.now, saved.resumed)?;
         session.published = count(saved.published)?;
         session.delivered = count(saved.delivered)?;
