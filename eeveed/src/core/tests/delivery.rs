@@ -249,3 +249,47 @@ proptest! {
         }
     }
 }
+
+/// Beyond what is delivered directly the rest waits in the queue. It comes piece by piece, each in its place, and what is
+/// written is counted no longer.
+#[test]
+fn what_waits_in_pieces_and_in_a_queue_comes_in_order() {
+    let mut bus = Bus::new();
+    bus.core.direct_bytes = 300 << 10;
+    bus.operator(1, "irc");
+    bus.operator(2, "dice");
+    bus.subscribe(2, 1, subscribe("*"));
+    let (own_memory, body) = (bus.core.memory, "x".repeat(1000));
+    for number in 0..500 {
+        bus.numbers += 1;
+        let document = document(&[("number", &number.to_string())], &body);
+        let publish = Publish { cause: None, hops: 0, epoch: 0, sequence: 0, document };
+        let frame = Frame::new(bus.numbers, Content::Publish(publish));
+        bus.step(Event::Frame { session: 1, frame });
+    }
+    assert!(bus.core.owed > 300 << 10 && bus.core.memory > 100 << 10, "{} {}", bus.core.owed, bus.core.memory);
+    let (mut all, mut pieces) = (Vec::new(), Vec::new());
+    loop {
+        let mut piece = Vec::new();
+        let more = bus.core.output(bus.now, 2, PIECE_BYTES, &mut piece);
+        bus.core.check_accounts();
+        all.extend_from_slice(&piece);
+        pieces.push(piece.len());
+        if !more {
+            break;
+        }
+    }
+    bus.core.output(bus.now, 2, 0, &mut Vec::new());
+    assert_eq!((bus.core.owed, bus.core.memory), (0, own_memory));
+    assert!(pieces.iter().all(|bytes| *bytes > 0 && *bytes < PIECE_BYTES + 2000), "{pieces:?}");
+    let mut bytes = BytesMut::from(&all[..]);
+    let frames = std::iter::from_fn(|| split_frame(&mut bytes, 1 << 20).unwrap());
+    let ids: Vec<u64> = frames
+        .filter_map(|frame| match Frame::decode(frame).unwrap().unwrap().content {
+            Content::Deliver(deliver) => Some(deliver.id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ids.len(), 500);
+    assert!(ids.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ids:?}");
+}
