@@ -12,7 +12,7 @@ const BACKLOG_BYTES: usize = 256 << 10;
 
 /// So many filters looked at and deliveries made, and the others have their turn: with many subscriptions, a chunk of small
 /// messages may be seconds of work.
-pub(super) const WORK_MAX: usize = 16 << 10;
+pub(super) const WORK_MAX: usize = 2 << 10;
 
 /// What was made of some bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
