@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use crate::core::{Action, Core, Now, PIECE_BYTES, SessionKey};
+use crate::core::{Action, Chunk, Core, Now, PIECE_BYTES, SessionKey};
 
 /// How often more is taken for one socket before others have their turn: 1 MiB, more than a socket has room for.
 const TURNS: usize = (1 << 20) / PIECE_BYTES;
@@ -52,7 +52,7 @@ pub(crate) struct Outlet {
 
 #[derive(Debug, Default)]
 struct Output {
-    bytes: Vec<u8>,
+    bytes: Chunk,
     written: usize,
 }
 
@@ -66,7 +66,7 @@ impl Outlet {
             closing: Cell::new(false),
             ended: Cell::new(false),
             broken: Cell::new(false),
-            output: Cell::new((!output.is_empty()).then(|| Box::new(Output { bytes: output, written: 0 }))),
+            output: Cell::new((!output.is_empty()).then(|| Box::new(Output { bytes: Chunk::Own(output), written: 0 }))),
         }
     }
 
@@ -105,7 +105,8 @@ impl Outlet {
 
     /// What is not written.
     pub(crate) fn take_output(&self) -> Vec<u8> {
-        let Output { mut bytes, written } = self.output.take().map_or_else(Output::default, |output| *output);
+        let Output { bytes, written } = self.output.take().map_or_else(Output::default, |output| *output);
+        let mut bytes = bytes.into_vec();
         bytes.drain(..written);
         bytes
     }
@@ -136,14 +137,14 @@ impl Outlet {
     ) -> Left {
         for _ in 0..TURNS {
             if *written == bytes.len() {
-                bytes.clear();
-                *written = 0;
                 let mut core = core.borrow_mut();
+                core.recycle(std::mem::take(bytes));
+                *written = 0;
                 core.output(now, key, PIECE_BYTES, bytes);
                 core.take_actions(actions);
                 if bytes.is_empty() {
                     // An idle session holds no buffer.
-                    core.recycle(std::mem::take(bytes));
+                    *bytes = Chunk::default();
                     return Left::Nothing;
                 }
             }
@@ -158,7 +159,7 @@ impl Outlet {
                 // It may be long until the peer reads: no more room than it takes.
                 if (bytes.len() - *written) * 2 < bytes.capacity() {
                     let rest = bytes[*written..].to_vec();
-                    core.borrow_mut().recycle(std::mem::replace(bytes, rest));
+                    core.borrow_mut().recycle(std::mem::replace(bytes, Chunk::Own(rest)));
                     *written = 0;
                 }
                 return Left::Blocked;

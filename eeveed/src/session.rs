@@ -14,7 +14,7 @@ use libeevee::wire::{Code, Content, Frame, Refusal, WireError, frame_length};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use crate::core::{Event, Rest, SessionKey, refusal};
+use crate::core::{Chunk, Event, Rest, SessionKey, refusal};
 use crate::handover::Kept;
 use crate::handshake::{self, Kernel, Outcome};
 use crate::hub::Hub;
@@ -211,9 +211,9 @@ impl Served {
         let writes = outlet.has_output();
         if closing {
             // Behind what is half written, the error that ends it.
-            let mut last = outlet.take_output();
+            let mut last = Chunk::Own(outlet.take_output());
             hub.with_core(|core| core.output(hub.now(), key, 0, &mut last));
-            connection.input = last;
+            connection.input = last.into_vec();
             return Next::Farewell;
         }
         // Everything that came before a half close is answered, also what is still being carried out.

@@ -8,6 +8,7 @@ mod announce;
 mod claim;
 mod control;
 pub(crate) mod durable;
+mod fan_out;
 pub(crate) mod handover;
 mod index;
 mod intake;
@@ -53,7 +54,7 @@ pub(crate) use self::intake::{Rest, Taken};
 use self::memo::Memo;
 use self::operator::Operator;
 use self::output::Output;
-pub(crate) use self::output::PIECE_BYTES;
+pub(crate) use self::output::{Chunk, PIECE_BYTES};
 use self::publish::{Hops, Incoming};
 pub(crate) use self::reload::DIAGNOSIS_BYTES_MAX;
 use self::request::Request;
@@ -348,32 +349,22 @@ impl Core {
     /// Appends what is to be written to a session, up to about `budget` bytes; true when there is more. With a budget of 0
     /// all that is encoded, and nothing from the queues. `out` is what is not written yet of earlier output, and counts as
     /// memory until the next call.
-    pub(crate) fn output(&mut self, now: Now, key: SessionKey, budget: usize, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn output(&mut self, now: Now, key: SessionKey, budget: usize, out: &mut Chunk) -> bool {
         let Some(session) = self.sessions.get_mut(&key) else {
-            out.append(&mut self.parting.remove(&key).unwrap_or_default());
+            out.own().append(&mut self.parting.remove(&key).unwrap_or_default());
             return false;
         };
         session.awake = false;
         let before = session.counted();
         self.owed -= before;
-        while session.output.len() > 0
-            && (budget == 0 || out.is_empty() || out.len() + session.output.first_bytes() <= budget)
-        {
-            let mut piece = session.output.take_first();
-            if out.is_empty() {
-                std::mem::swap(out, &mut piece);
-            } else {
-                out.extend_from_slice(&piece);
-            }
-            self.spare.give(piece);
-        }
+        session.output.take(budget, out, &mut self.spare);
         // What waits in the queues came later.
-        let budget = if session.output.len() > 0 { 0 } else { budget };
+        let budget = if session.output.is_empty() && !out.is_shared() { budget } else { 0 };
         if out.capacity() == 0
             && !session.ready.is_empty()
             && let Some(buffer) = self.spare.take()
         {
-            *out = buffer;
+            *out = Chunk::Own(buffer);
         }
         let mut served = Vec::new();
         while out.len() < budget
@@ -383,11 +374,11 @@ impl Core {
             let mut freed = 0;
             let taken = if subscription.durable.is_some() {
                 let how = (session.halted, &self.limits, &mut self.journal);
-                let taken = subscription.take_durable(now, how, budget, out, &mut freed);
+                let taken = subscription.take_durable(now, how, budget, out.own(), &mut freed);
                 subscription.account.sub(freed);
                 taken
             } else {
-                subscription.take(now.mono, session, budget, out, &mut |bytes| freed += bytes)
+                subscription.take(now.mono, session, budget, out.own(), &mut |bytes| freed += bytes)
             };
             self.memory -= freed;
             session.delivered += taken.delivered;
@@ -407,7 +398,7 @@ impl Core {
         self.owed += session.counted();
         session.account.sub(before);
         session.account.add(session.counted());
-        let more = !session.ready.is_empty() || session.output.len() > 0;
+        let more = !session.ready.is_empty() || !session.output.is_empty();
         for slot in served {
             self.after_delivery(slot);
         }
@@ -415,7 +406,7 @@ impl Core {
     }
 
     /// Takes back a buffer that [`Core::output`] gave and that is written.
-    pub(crate) fn recycle(&mut self, buffer: Vec<u8>) {
+    pub(crate) fn recycle(&mut self, buffer: Chunk) {
         self.spare.give(buffer);
     }
 
@@ -549,7 +540,7 @@ impl Core {
         let before = piece.bytes.len();
         frame.encode_into(&mut piece.bytes);
         let more = piece.bytes.len() - before;
-        piece.answers += more;
+        piece.counts.answers += more;
         self.answered = true;
         self.owed += more;
         session.account.add(more);

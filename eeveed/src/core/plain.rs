@@ -11,14 +11,16 @@ use std::hint::black_box;
 
 use libeevee::wire::{DocumentView, Envelope, HEADER_BYTES, Lead, PUBLISH, RawDocument, frame_length};
 
+use super::fan_out::{FanOut, Message, Reach};
 use super::index::{Found, Headers, Pairs, Slot, View};
 use super::intake::WORK_MAX;
 use super::memo::{AHEAD, Ahead, Memo};
 use super::message::Routed;
+use super::output::Chunk;
 use super::permit::is_about_control;
 use super::queue::PLACE_BYTES;
 use super::route::Route;
-use super::session::{Session, SessionKey};
+use super::session::{Delivered, Session, SessionKey};
 use super::subscribe::Subscription;
 use super::{Action, Core, Now};
 
@@ -65,6 +67,20 @@ impl Core {
         let mut found;
         // The session that had the last delivery, which mostly has the next.
         let mut last: Option<(SessionKey, &mut Session)> = None;
+        let mut fan_out = FanOut::default();
+        macro_rules! reach {
+            () => {
+                &mut Reach {
+                    subscriptions: &mut self.subscriptions,
+                    sessions: &mut self.sessions,
+                    spare: &mut self.spare,
+                    actions: &mut self.actions,
+                    owed: &mut self.owed,
+                    delivered: &mut self.delivered,
+                    room: &mut room,
+                }
+            };
+        }
         'row: while stuck.is_none()
             && self.work <= WORK_MAX
             && messages > 0
@@ -147,12 +163,24 @@ impl Core {
             if wanted > room.bus {
                 break;
             }
-            self.work += live.len();
             let id = self.ids.start;
             self.ids.start += 1;
             let frame_bytes = lead.set(id, document.bytes().len());
             let mut wanted_by = live.len();
-            for (done, slot) in live.iter().enumerate() {
+            // In a row with others for the same subscriptions, or else one by one.
+            let together = live.len() > 1 && asks.is_none();
+            let mut one_by_one = live;
+            if together || !fan_out.is_idle() {
+                last = None;
+                let message = Message { lead: &mut lead, frame_bytes, document: document.bytes() };
+                if fan_out.take(message, if together { live } else { &[] }, reach!()) {
+                    one_by_one = &[];
+                    // What is left of the work for each of them is to write it.
+                    self.work += 1 + live.len() / 8;
+                }
+            }
+            self.work += one_by_one.len();
+            for (done, slot) in one_by_one.iter().enumerate() {
                 let taken = 'taken: {
                     let Some(subscription) = self.subscriptions.get_mut(*slot as usize) else { break 'taken false };
                     let to = subscription.session;
@@ -171,8 +199,9 @@ impl Core {
                     }
                     let piece = session.piece_for(frame_bytes, &mut self.spare);
                     lead.put(&mut piece.bytes, subscription.number, document.bytes());
-                    piece.direct += 1;
-                    session.count_delivery(subscription, frame_bytes, document.bytes().len());
+                    piece.counts.direct += 1;
+                    let document_bytes = document.bytes().len();
+                    session.count_delivery(subscription, &Delivered { messages: 1, frame_bytes, document_bytes });
                     self.owed += frame_bytes;
                     room.bus -= frame_bytes;
                     self.delivered += 1;
@@ -196,6 +225,8 @@ impl Core {
             count += 1;
             at += length;
         }
+        fan_out.settle(reach!());
+        self.spare.give(Chunk::Own(fan_out.into_buffer()));
         self.head = lead.into_buffer();
         self.published += count;
         if let Some(session) = self.sessions.get_mut(&key) {

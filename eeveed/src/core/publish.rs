@@ -14,7 +14,7 @@ use super::index::{Found, Headers, Pairs, Slot, View};
 use super::message::Routed;
 use super::queue::{PLACE_BYTES, Pushed, Waiting};
 use super::route::Route;
-use super::session::{Room, SessionKey, beyond, refusal, shortened};
+use super::session::{Delivered, Room, SessionKey, beyond, refusal, shortened};
 use super::storage::{Record, Write};
 use super::subscribe::{last_size, leaving_size};
 use super::{Action, Core, FirstIds, Now};
@@ -431,8 +431,9 @@ impl Core {
         }
         let piece = session.piece_for(bytes, &mut self.spare);
         put_deliver(&mut piece.bytes, subscription.number, head, document.bytes());
-        piece.direct += 1;
-        session.count_delivery(subscription, bytes, document.bytes().len());
+        piece.counts.direct += 1;
+        let delivered = Delivered { messages: 1, frame_bytes: bytes, document_bytes: document.bytes().len() };
+        session.count_delivery(subscription, &delivered);
         self.owed += bytes;
         self.delivered += 1;
         if !session.awake {

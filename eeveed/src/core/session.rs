@@ -184,6 +184,23 @@ impl Credit {
 /// So much unwritten is worth a whole piece for what comes behind it.
 const MUCH_BYTES: usize = PIECE_BYTES;
 
+/// What was put into what is written next to a session, for one subscription.
+#[derive(Debug, Default)]
+pub(super) struct Delivered {
+    pub(super) messages: u64,
+    pub(super) frame_bytes: usize,
+    pub(super) document_bytes: usize,
+}
+
+/// What can be delivered directly to a subscription until it is looked at again.
+#[derive(Debug)]
+pub(super) struct DirectRoom {
+    pub(super) messages: u64,
+    pub(super) bytes: usize,
+    /// To all sessions of its uid together.
+    pub(super) uid: usize,
+}
+
 /// How many bytes there is room for.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -283,17 +300,28 @@ impl Session {
 
     /// Counts a delivery that was put behind what is written next.
     #[inline]
-    pub(super) fn count_delivery(
-        &mut self,
-        subscription: &mut Subscription,
-        frame_bytes: usize,
-        document_bytes: usize,
-    ) {
-        self.account.add(frame_bytes);
-        self.delivered += 1;
-        subscription.window_messages -= 1;
-        subscription.window_bytes -= document_bytes as i64;
-        subscription.delivered += 1;
+    pub(super) fn count_delivery(&mut self, subscription: &mut Subscription, delivered: &Delivered) {
+        self.account.add(delivered.frame_bytes);
+        self.delivered += delivered.messages;
+        subscription.window_messages -= delivered.messages;
+        subscription.window_bytes -= delivered.document_bytes as i64;
+        subscription.delivered += delivered.messages;
+    }
+
+    /// How much of a subscription it takes at once, as [`Session::takes_delivery`] would say of each; at most that much.
+    pub(super) fn room_for(&self, subscription: &Subscription, room: &Room) -> Option<DirectRoom> {
+        if !self.takes_delivery(subscription, 0, room) {
+            return None;
+        }
+        let bounds = subscription.queue.bounds();
+        let waits = self.output.len() + self.unwritten;
+        let mut messages = subscription.window_messages;
+        let mut bytes = (room.direct - waits).min(usize::try_from(subscription.window_bytes).unwrap_or(0));
+        if self.unwritten > 0 {
+            messages = messages.min((bounds.messages - self.output.direct()) as u64);
+            bytes = bytes.min(bounds.bytes - waits);
+        }
+        Some(DirectRoom { messages, bytes, uid: self.account.left(room.uid) })
     }
 
     /// Where a frame of so many bytes is added to what is written next.

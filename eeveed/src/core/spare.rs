@@ -1,5 +1,7 @@
 //! Buffers of output that were written, kept for the next output: a delivery allocates nothing.
 
+use super::output::Chunk;
+
 /// So many bytes are kept at most, whatever was written at once.
 const BYTES_MAX: usize = 4 << 20;
 
@@ -19,7 +21,8 @@ impl Spare {
     }
 
     /// Keeps a buffer, if there is a point in it and room for it.
-    pub(super) fn give(&mut self, mut buffer: Vec<u8>) {
+    pub(super) fn give(&mut self, chunk: Chunk) {
+        let Some(mut buffer) = chunk.into_buffer() else { return };
         if buffer.capacity() > 0 && self.bytes + buffer.capacity() <= BYTES_MAX {
             buffer.clear();
             self.bytes += buffer.capacity();

@@ -14,7 +14,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::state::{Connection, Unusable, VERSION, read, write};
 use crate::config::Limits;
-use crate::core::{Core, Event, Identity, LoadedModule, Now, Peer};
+use crate::core::{Chunk, Core, Event, Identity, LoadedModule, Now, Peer};
 use crate::hub::now;
 
 /// A bus with an operator, and a message that waits for it.
@@ -135,7 +135,7 @@ fn a_state_with_a_wrong_bit_is_refused_or_makes_sense() {
         usable += 1;
         let (mut actions, mut now) = (Vec::new(), now());
         for session in core.session_keys() {
-            core.output(now, session, 1 << 20, &mut Vec::new());
+            core.output(now, session, 1 << 20, &mut Chunk::default());
         }
         now.mono += Duration::from_secs(3600);
         core.step(now, Event::Tick, &mut actions);

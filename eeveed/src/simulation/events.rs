@@ -10,7 +10,7 @@ use super::kept::Kept;
 use super::live::Live;
 use super::texts::{FILTERS, module, some_filters};
 use super::world::World;
-use crate::core::{Code, Event, Peer};
+use crate::core::{Chunk, Code, Event, Peer};
 
 /// Names of durable subscriptions; each owner may have each.
 const NAMES: [&str; 2] = ["a", "b"];
@@ -86,7 +86,7 @@ impl World {
         if self.random.bool() {
             let content = Content::Bye(Text { text: "done".into() });
             self.step(Event::Frame { session, frame: libeevee::wire::Frame::new(0, content) }, false);
-            let _ = self.core.output(self.now, session, 1 << 20, &mut Vec::new());
+            let _ = self.core.output(self.now, session, 1 << 20, &mut Chunk::default());
         }
         self.step(Event::Leave { session }, false);
     }

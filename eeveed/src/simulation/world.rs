@@ -16,7 +16,7 @@ use super::kept::Kept;
 use super::texts::Message;
 use crate::config::Limits;
 use crate::core::durable::PAGE_BYTES;
-use crate::core::{Action, Core, Event, Now, SessionKey};
+use crate::core::{Action, Chunk, Core, Event, Now, SessionKey};
 
 /// What became of a numbered publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +194,7 @@ impl World {
         if !self.woken.contains(&session) {
             return Vec::new();
         }
-        let mut out = Vec::new();
+        let mut out = Chunk::default();
         let more = self.core.output(self.now, session, budget, &mut out);
         if !more {
             self.woken.remove(&session);

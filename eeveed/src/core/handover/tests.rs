@@ -106,7 +106,7 @@ impl Bench {
     }
 
     fn output(&mut self, session: SessionKey) -> Vec<Frame> {
-        let mut out = Vec::new();
+        let mut out = Chunk::default();
         self.core.output(self.now, session, 1 << 20, &mut out);
         let mut bytes = bytes::BytesMut::from(&out[..]);
         std::iter::from_fn(|| split_frame(&mut bytes, 1 << 20).unwrap())
@@ -295,7 +295,7 @@ fn exercise(core: &mut Core, now: Now, what: &str) {
             }
             let frame = Frame::new(7, Content::Publish(publish));
             core.step(now, Event::Frame { session: key, frame }, &mut actions);
-            core.output(now, key, 1 << 20, &mut Vec::new());
+            core.output(now, key, 1 << 20, &mut Chunk::default());
         }
         let _ = core.status(None).unwrap();
         let later = Now { mono: now.mono + Duration::from_secs(3600), ..now };

@@ -37,7 +37,7 @@ fn chunks(channel: impl Fn(usize) -> usize, extra: impl Fn(usize) -> Option<usiz
 struct Relay {
     bus: Bus,
     subscribers: u64,
-    out: Vec<u8>,
+    out: Chunk,
 }
 
 impl Relay {
@@ -61,7 +61,7 @@ impl Relay {
             core.step(bus.now, Event::Frame { session: 2 + session, frame }, &mut actions);
         }
         bus.core = core;
-        let mut relay = Self { bus, subscribers, out: Vec::new() };
+        let mut relay = Self { bus, subscribers, out: Chunk::default() };
         relay.written();
         relay
     }
@@ -71,7 +71,7 @@ impl Relay {
         let mut all = 0;
         for session in 1..2 + self.subscribers {
             for _ in 0..2 {
-                self.out.clear();
+                self.bus.core.recycle(std::mem::take(&mut self.out));
                 self.bus.core.output(self.bus.now, session, 1 << 18, &mut self.out);
                 all += self.out.len();
             }

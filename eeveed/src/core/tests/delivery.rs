@@ -270,7 +270,7 @@ fn what_waits_in_pieces_and_in_a_queue_comes_in_order() {
     assert!(bus.core.owed > 300 << 10 && bus.core.memory > 100 << 10, "{} {}", bus.core.owed, bus.core.memory);
     let (mut all, mut pieces) = (Vec::new(), Vec::new());
     loop {
-        let mut piece = Vec::new();
+        let mut piece = Chunk::default();
         let more = bus.core.output(bus.now, 2, PIECE_BYTES, &mut piece);
         bus.core.check_accounts();
         all.extend_from_slice(&piece);
@@ -279,7 +279,7 @@ fn what_waits_in_pieces_and_in_a_queue_comes_in_order() {
             break;
         }
     }
-    bus.core.output(bus.now, 2, 0, &mut Vec::new());
+    bus.core.output(bus.now, 2, 0, &mut Chunk::default());
     assert_eq!((bus.core.owed, bus.core.memory), (0, own_memory));
     assert!(pieces.iter().all(|bytes| *bytes > 0 && *bytes < PIECE_BYTES + 2000), "{pieces:?}");
     let mut bytes = BytesMut::from(&all[..]);

@@ -106,7 +106,7 @@ fn what_waits_behind_a_stuck_reader_expires_too() {
     bus.operator(2, "b");
     bus.subscribe(2, 1, Subscribe { max_age_ms: 1000, ..subscribe("type=a") });
     bus.publish(1, &[("type", "a")]);
-    let mut unwritten = Vec::new();
+    let mut unwritten = Chunk::default();
     bus.core.output(bus.now, 2, 1 << 20, &mut unwritten);
     for _ in 0..10 {
         bus.publish(1, &[("type", "a")]);
@@ -221,7 +221,7 @@ fn anything_in_any_pieces() {
             bus.core.check_accounts();
             if r.below(3) == 0 {
                 let key = keys[r.below(keys.len())].0;
-                let mut out = Vec::new();
+                let mut out = Chunk::default();
                 bus.core.output(bus.now, key, [0, 100, 1 << 20][r.below(3)], &mut out);
                 bus.core.check_accounts();
             }

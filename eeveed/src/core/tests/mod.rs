@@ -111,11 +111,17 @@ impl Bus {
     }
 
     fn output(&mut self, session: SessionKey) -> Vec<Frame> {
-        let mut out = Vec::new();
-        while self.core.output(self.now, session, 1 << 20, &mut out) {}
+        let mut bytes = BytesMut::new();
+        loop {
+            let mut out = Chunk::default();
+            let more = self.core.output(self.now, session, 1 << 20, &mut out);
+            bytes.extend_from_slice(&out);
+            if !more {
+                break;
+            }
+        }
         // All is written.
-        self.core.output(self.now, session, 0, &mut Vec::new());
-        let mut bytes = BytesMut::from(&out[..]);
+        self.core.output(self.now, session, 0, &mut Chunk::default());
         std::iter::from_fn(|| split_frame(&mut bytes, 1 << 20).unwrap())
             .map(|bytes| Frame::decode(bytes).unwrap().unwrap())
             .collect()

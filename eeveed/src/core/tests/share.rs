@@ -254,9 +254,9 @@ impl Disk {
     /// What one write of the shell takes.
     fn chunk(&mut self, session: SessionKey) -> Vec<Frame> {
         let (core, now) = (&mut self.bus.core, self.bus.now);
-        let mut out = Vec::new();
+        let mut out = Chunk::default();
         core.output(now, session, 64 * KIB, &mut out);
-        core.output(now, session, 0, &mut Vec::new());
+        core.output(now, session, 0, &mut Chunk::default());
         let mut bytes = BytesMut::from(&out[..]);
         std::iter::from_fn(|| split_frame(&mut bytes, 1 << 20).unwrap())
             .map(|bytes| Frame::decode(bytes).unwrap().unwrap())
