@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::Action;
 use super::index::Slot;
 use super::message::Routed;
-use super::output::PIECE_BYTES;
+use super::output::{Chunk, PIECE_BYTES};
 use super::session::{Delivered, Room, Session, SessionKey};
 use super::spare::Spare;
 use super::subscribe::Subscription;
@@ -109,33 +109,25 @@ impl FanOut {
             return;
         }
         let delivered = std::mem::take(&mut self.delivered);
-        let block = std::mem::take(&mut self.block);
-        let (shared, copied) =
-            if block.len() < SHARED_BYTES { (None, Some(block)) } else { (Some(Rc::new(block)), None) };
+        let block = Rc::new(std::mem::take(&mut self.block));
         for slot in &self.to {
             let Some(subscription) = reach.subscriptions.get_mut(*slot as usize) else { continue };
             let key = subscription.session;
             let Some(session) = reach.sessions.get_mut(&key) else { continue };
-            if let Some(block) = &shared {
+            if block.len() >= SHARED_BYTES {
                 session.output.push_shared(block.clone(), delivered.messages as usize);
-            } else if let Some(block) = &copied {
+            } else {
                 let piece = session.piece_for(block.len(), reach.spare);
-                piece.bytes.extend_from_slice(block);
+                piece.bytes.extend_from_slice(&block);
                 piece.counts.direct += delivered.messages as usize;
             }
             session.count_delivery(subscription, &delivered);
             *reach.owed += delivered.frame_bytes;
             *reach.delivered += delivered.messages;
             reach.room.bus = reach.room.bus.saturating_sub(delivered.frame_bytes);
-            if !session.awake {
-                session.awake = true;
-                reach.actions.push(Action::Wake(key));
-            }
+            session.wake(key, reach.actions);
         }
-        if let Some(mut block) = copied {
-            block.clear();
-            self.block = block;
-        }
+        reach.spare.give(Chunk::Shared(block));
         self.looked = false;
     }
 

@@ -575,11 +575,8 @@ impl Core {
     }
 
     fn wake(&mut self, key: SessionKey) {
-        if let Some(session) = self.sessions.get_mut(&key)
-            && !session.awake
-        {
-            session.awake = true;
-            self.actions.push(Action::Wake(key));
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.wake(key, &mut self.actions);
         }
     }
 

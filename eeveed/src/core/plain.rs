@@ -22,7 +22,7 @@ use super::queue::PLACE_BYTES;
 use super::route::Route;
 use super::session::{Delivered, Session, SessionKey};
 use super::subscribe::Subscription;
-use super::{Action, Core, Now};
+use super::{Core, Now};
 
 /// Kind, flags and reserved byte of a Publish without flags.
 const PLAIN_HEAD: [u8; 4] = [PUBLISH.to_le_bytes()[0], PUBLISH.to_le_bytes()[1], 0, 0];
@@ -205,10 +205,7 @@ impl Core {
                     self.owed += frame_bytes;
                     room.bus -= frame_bytes;
                     self.delivered += 1;
-                    if !session.awake {
-                        session.awake = true;
-                        self.actions.push(Action::Wake(to));
-                    }
+                    session.wake(to, &mut self.actions);
                     true
                 };
                 if !taken {

@@ -436,10 +436,7 @@ impl Core {
         session.count_delivery(subscription, &delivered);
         self.owed += bytes;
         self.delivered += 1;
-        if !session.awake {
-            session.awake = true;
-            self.actions.push(Action::Wake(subscription.session));
-        }
+        session.wake(subscription.session, &mut self.actions);
         true
     }
 
@@ -472,9 +469,8 @@ impl Core {
             if !session.closing {
                 self.refuse(key, number, refusal(Code::SlowConsumer, text));
             }
-        } else if !session.awake && !session.ready.is_empty() {
-            session.awake = true;
-            self.actions.push(Action::Wake(key));
+        } else if !session.ready.is_empty() {
+            session.wake(key, &mut self.actions);
         }
     }
 

@@ -9,6 +9,7 @@ use libeevee::wire::{Code, Control, Refusal};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::Action;
 use super::index::Slot;
 use super::message::Routed;
 use super::output::{Output, PIECE_BYTES, Piece};
@@ -181,9 +182,6 @@ impl Credit {
     }
 }
 
-/// So much unwritten is worth a whole piece for what comes behind it.
-const MUCH_BYTES: usize = PIECE_BYTES;
-
 /// What was put into what is written next to a session, for one subscription.
 #[derive(Debug, Default)]
 pub(super) struct Delivered {
@@ -324,10 +322,20 @@ impl Session {
         Some(DirectRoom { messages, bytes, uid: self.account.left(room.uid) })
     }
 
+    /// Makes the shell look for output, once. `key` is its own.
+    #[inline]
+    pub(super) fn wake(&mut self, key: SessionKey, actions: &mut Vec<Action>) {
+        if !self.awake {
+            self.awake = true;
+            actions.push(Action::Wake(key));
+        }
+    }
+
     /// Where a frame of so many bytes is added to what is written next.
     #[inline]
     pub(super) fn piece_for(&mut self, frame_bytes: usize, spare: &mut Spare) -> &mut Piece {
-        let is_slow = self.unwritten != 0 && self.unwritten < MUCH_BYTES;
+        // Behind as much as a piece, another one is not much.
+        let is_slow = self.unwritten != 0 && self.unwritten < PIECE_BYTES;
         self.output.piece_for(frame_bytes, is_slow, spare)
     }
 
