@@ -18,6 +18,8 @@ pub(crate) struct Place {
     pub(crate) folder: TempDir,
     bus: Child,
     operator: Option<Child>,
+    /// Where the log of the operator's last start begins.
+    log_from: usize,
 }
 
 /// A program of this workspace: `EEVEE_BIN` names another folder than the one of this test's own build.
@@ -51,7 +53,7 @@ impl Place {
             .stderr(log)
             .spawn()
             .unwrap();
-        let place = Self { folder, bus, operator: None };
+        let place = Self { folder, bus, operator: None, log_from: 0 };
         place.configure(settings);
         let deadline = Instant::now() + SOON;
         while std::os::unix::net::UnixStream::connect(place.folder.path().join("bus.sock")).is_err() {
@@ -82,6 +84,7 @@ impl Place {
     }
 
     pub(crate) fn run(&mut self) {
+        self.log_from = self.log().len();
         let log = File::options().create(true).append(true).open(self.folder.path().join("logfile.out")).unwrap();
         let programs = format!("{}:{}", self.folder.path().join("bin").display(), std::env::var("PATH").unwrap());
         let operator = Command::new(env!("CARGO_BIN_EXE_logfile"))
@@ -104,8 +107,18 @@ impl Place {
         kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
     }
 
-    /// Ends the operator by a signal; by SIGTERM it says goodbye within 10 s.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("logfile.out")).unwrap_or_default()
+    }
+
+    /// Ends the operator by a signal; by SIGTERM, once it is ready, it says goodbye within 10 s.
     pub(crate) fn end(&mut self, signal: Signal) {
+        // A program that has not come to its main yet dies of the signal, as any does.
+        let deadline = Instant::now() + SOON;
+        while signal == Signal::SIGTERM && !self.log()[self.log_from..].contains("ready:") {
+            assert!(Instant::now() < deadline, "it is not ready");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.signal(signal);
         let mut operator = self.operator.take().unwrap();
         let began = Instant::now();
