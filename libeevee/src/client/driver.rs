@@ -14,7 +14,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{Connect, Link, PREDECESSOR};
-use super::entry::{Flow, Item, OpenGap};
+use super::entry::{Flow, Item, OpenGap, Run};
 use super::events::Events;
 use super::reconnect::Backoff;
 use super::shared::{Phase, Shared, State, Taken, away};
@@ -38,7 +38,9 @@ pub(super) struct Driver {
     pub(super) routes: HashMap<u32, Route, BuildHasherDefault<NumberHasher>>,
     /// Those of them that have something which is not handed over yet.
     pub(super) fed: Vec<u32>,
-    /// How much was handed over since their users had a turn.
+    /// How many pieces of the stream came.
+    pub(super) pieces: u64,
+    /// How many messages were handed over since their users had a turn.
     pub(super) handed_over: usize,
     /// The highest message id that this client knows of.
     pub(super) highest: u64,
@@ -56,8 +58,14 @@ pub(super) struct Driver {
 
 pub(super) struct Route {
     pub(super) events: Arc<Events>,
-    /// What came with this piece of the stream, handed over with its last frame.
+    /// What came with what was read at once, handed over with its last frame.
     pub(super) arrived: VecDeque<Item>,
+    /// Messages behind that, which came in one piece of the stream.
+    pub(super) run: Run,
+    /// The number of this piece; 0 when there is no run.
+    pub(super) piece: u64,
+    /// How many messages the run before this one had.
+    pub(super) expected: usize,
     /// Of the message before: those of messages repeat.
     pub(super) known: Known,
     pub(super) flow: Arc<Flow>,
@@ -96,6 +104,7 @@ impl Driver {
             link,
             routes: HashMap::default(),
             fed: Vec::new(),
+            pieces: 0,
             handed_over: 0,
             highest,
             writing: Vec::new(),

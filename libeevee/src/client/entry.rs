@@ -1,6 +1,7 @@
 //! A subscription as the driver knows it: what it hands over to the user, what was granted, and what is said again on the
 //! next connection.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,47 +20,69 @@ use crate::wire::{Content, EncodedDocument, Extras, Frame, Grant, RawDeliver, Su
 /// What the driver hands over.
 #[derive(Debug)]
 pub(super) enum Item {
-    Message(Arrived),
-    /// What comes behind this is from there.
-    Source(Source),
+    Run(Run),
     Gap(OpenGap),
     Failed(Error),
 }
 
-/// A message that came, but for its source, which is mostly that of the one before. It becomes a message when its user takes
-/// it: until then it is moved a few times, and a message is large.
+impl Item {
+    /// How many messages it is.
+    pub(super) const fn messages(&self) -> usize {
+        match self {
+            Self::Run(run) => run.messages.len(),
+            Self::Gap(_) | Self::Failed(_) => 0,
+        }
+    }
+}
+
+/// Messages in a row that came in one piece of the stream. They share it, so that what is kept of each is small.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    pub(super) piece: Bytes,
+    /// One for the first message, and one for each that has another than the one before.
+    pub(super) sources: Vec<Source>,
+    pub(super) messages: Vec<Arrived>,
+}
+
+/// Where a message is in its piece of the stream. It becomes a message when its user takes it: until then it is moved a few
+/// times, and a message is large.
 #[derive(Debug)]
 pub(super) struct Arrived {
     pub(super) id: u64,
     timestamp: Timestamp,
-    /// It shares what was read together with it.
-    document: EncodedDocument,
-    hops: u8,
+    document: Range<u32>,
+    headers_bytes: u32,
+    /// Which of the run's sources is its own.
+    source: u32,
     attempt: u32,
+    hops: u8,
     extras: Option<Box<Extras>>,
     /// When it came, where its age counts.
     pub(super) came: Option<Instant>,
 }
 
 impl Arrived {
-    /// `frame` is where in `piece` the bytes of its frame begin.
+    /// `frame` is where in the piece the bytes of its frame begin.
     #[inline(always)] // Else it is moved once more.
-    pub(super) fn new(deliver: &RawDeliver<'_>, piece: &Bytes, frame: usize, came: Option<Instant>) -> Self {
-        let bytes = piece.slice(frame + deliver.document.start..frame + deliver.document.end);
+    pub(super) fn new(deliver: &RawDeliver<'_>, frame: usize, source: usize, came: Option<Instant>) -> Self {
+        let document = &deliver.document;
         Self {
             id: deliver.id,
             timestamp: Timestamp(deliver.timestamp),
-            document: EncodedDocument::from_checked(bytes, deliver.headers_bytes),
-            hops: deliver.hops,
+            // A piece is little longer than the longest frame, which has 64 MiB.
+            document: (frame + document.start) as u32..(frame + document.end) as u32,
+            headers_bytes: deliver.headers_bytes as u32,
+            source: source as u32,
             attempt: deliver.attempt,
+            hops: deliver.hops,
             extras: deliver.extras.map(Box::new),
             came,
         }
     }
 
     /// The length of its document, as windows count it.
-    pub(super) const fn bytes(&self) -> u64 {
-        self.document.bytes().len() as u64
+    pub(super) fn bytes(&self) -> u64 {
+        self.document.len() as u64
     }
 
     /// How long it waited in the bus.
@@ -67,14 +90,18 @@ impl Arrived {
         Duration::from_millis(self.extras.as_ref().map_or(0, |extras| extras.waited_ms))
     }
 
-    /// The message. `subscription` is the number of the durable one that waits for its acknowledgement, else 0.
+    /// The message, of a run with this piece and these sources. `subscription` is the number of the durable one that waits for
+    /// its acknowledgement, else 0.
     #[inline(always)] // As above.
-    pub(super) fn open(self, subscription: u32, source: &Source) -> Message {
-        let Self { id, timestamp, document, hops, attempt, extras, .. } = self;
+    pub(super) fn open(self, subscription: u32, piece: &Bytes, sources: &[Source]) -> Message {
+        let Self { id, timestamp, document, headers_bytes, source, hops, attempt, extras, .. } = self;
         let Extras { cause, reply_address, waited_ms } = extras.map_or_else(Extras::default, |extras| *extras);
         let mut delivery = Delivery::new(attempt, Duration::from_millis(waited_ms));
         delivery.subscription = subscription;
-        Message { id, source: source.clone(), timestamp, cause, hops, document, reply_address, delivery }
+        let bytes = piece.slice(document.start as usize..document.end as usize);
+        let document = EncodedDocument::from_checked(bytes, headers_bytes as usize);
+        let source = sources[source as usize].clone();
+        Message { id, source, timestamp, cause, hops, document, reply_address, delivery }
     }
 }
 

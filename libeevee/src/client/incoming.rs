@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::connect::read_error;
 use super::driver::{Driver, NumberHasher, Route};
-use super::entry::{Arrived, Item, OpenGap};
+use super::entry::{Arrived, Item, OpenGap, Run};
 use super::held::{PREDECESSOR_PAUSE, STORAGE_PAUSE};
 use super::notice::Notice;
 use super::publish::Published;
@@ -53,6 +53,7 @@ impl Driver {
             if piece.is_empty() {
                 return Ok(());
             }
+            self.pieces += 1;
             let mut at = 0;
             while let Some(length) = self.link.read.length(&piece[at..])? {
                 at = match self.deliver(&piece, at, &mut now)? {
@@ -82,7 +83,8 @@ impl Driver {
     fn hand_over(&mut self) {
         for number in self.fed.drain(..) {
             if let Some(route) = self.routes.get_mut(&number) {
-                self.handed_over += route.arrived.len();
+                route.end_run();
+                self.handed_over += route.arrived.iter().map(Item::messages).sum::<usize>();
                 route.events.append(&mut route.arrived);
             }
         }
@@ -90,7 +92,7 @@ impl Driver {
 
     /// Deliveries in a row for the same subscription go there. Where the first frame behind them begins.
     fn deliver(&mut self, piece: &Bytes, mut at: usize, now: &mut Option<Instant>) -> Result<usize, Error> {
-        let Self { routes, shared, fed, highest, link, .. } = self;
+        let Self { routes, shared, fed, highest, link, pieces, .. } = self;
         let Some(number) = piece.get(at + LENGTH_BYTES..).and_then(wire::delivered_to) else { return Ok(at) };
         let nothing = &Known::default();
         let mut route = route(routes, shared, number);
@@ -106,15 +108,14 @@ impl Driver {
             if let Some(route) = &mut route
                 && route.takes(number, &deliver, frame)?
             {
-                if route.arrived.is_empty() {
-                    fed.push(number);
-                }
-                if !deliver.known_source {
-                    keep(&mut route.known.source, deliver.source);
-                    route.arrived.push_back(Item::Source(Source::from_checked(deliver.source)));
+                if route.piece != *pieces {
+                    if route.is_empty() {
+                        fed.push(number);
+                    }
+                    route.begin_run(*pieces, piece);
                 }
                 let came = route.expires.then(|| *now.get_or_insert_with(Instant::now));
-                route.arrived.push_back(Item::Message(Arrived::new(&deliver, piece, at + LENGTH_BYTES, came)));
+                route.push(&deliver, at + LENGTH_BYTES, came);
             }
             at += length;
         }
@@ -130,9 +131,10 @@ impl Driver {
             route.gaps.retain(OpenGap::is_open);
             let open = OpenGap::new(gap);
             route.gaps.push(open.clone());
-            if route.arrived.is_empty() {
+            if route.is_empty() {
                 fed.push(number);
             }
+            route.end_run();
             route.arrived.push_back(Item::Gap(open));
         }
     }
@@ -291,6 +293,39 @@ impl Route {
         }
         Ok(true)
     }
+
+    /// Nothing came that is not handed over.
+    fn is_empty(&self) -> bool {
+        self.arrived.is_empty() && self.piece == 0
+    }
+
+    fn begin_run(&mut self, piece: u64, bytes: &Bytes) {
+        self.end_run();
+        self.piece = piece;
+        self.run.piece = bytes.clone();
+        self.run.messages.reserve_exact(self.expected);
+    }
+
+    fn end_run(&mut self) {
+        if self.piece != 0 {
+            self.piece = 0;
+            self.expected = self.run.messages.len();
+            self.arrived.push_back(Item::Run(std::mem::take(&mut self.run)));
+        }
+    }
+
+    /// Adds a message to the run. `frame` is where in its piece the bytes of its frame begin.
+    #[inline(always)] // As for `RawDeliver::read`.
+    fn push(&mut self, deliver: &RawDeliver<'_>, frame: usize, came: Option<Instant>) {
+        if !deliver.known_source {
+            keep(&mut self.known.source, deliver.source);
+        }
+        let Run { sources, messages, .. } = &mut self.run;
+        if !deliver.known_source || sources.is_empty() {
+            sources.push(Source::from_checked(deliver.source));
+        }
+        messages.push(Arrived::new(deliver, frame, sources.len() - 1, came));
+    }
 }
 
 fn keep(known: &mut Vec<u8>, bytes: &[u8]) {
@@ -319,6 +354,9 @@ fn route<'a>(
             Some(free.insert(Route {
                 events: Arc::clone(&entry.events),
                 arrived: VecDeque::new(),
+                run: Run::default(),
+                piece: 0,
+                expected: 0,
                 known: Known::default(),
                 flow: Arc::clone(&entry.flow),
                 expires: entry.expires(),

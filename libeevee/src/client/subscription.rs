@@ -10,11 +10,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use std::vec;
 
+use bytes::Bytes;
 use futures_util::Stream;
 use tokio::task::coop;
 
-use super::entry::{Arrived, Item};
+use super::entry::{Arrived, Item, Run};
 use super::events::{Events, More};
 use super::held::{Receipt, Settlement};
 use super::nack::Nack;
@@ -65,10 +67,12 @@ pub struct Subscription {
     number: u32,
     durable: Option<String>,
     events: Arc<Events>,
-    /// Out of `events`, and not with the user yet.
+    /// Messages out of `events` that are not with the user yet, with their piece and sources.
+    run: vec::IntoIter<Arrived>,
+    piece: Bytes,
+    sources: Vec<Source>,
+    /// What is behind them.
     here: VecDeque<Item>,
-    /// Of what is taken next.
-    source: Source,
     /// How long a message may have waited.
     age_max: Option<Duration>,
     /// Messages and bytes taken out since the last grant.
@@ -95,8 +99,10 @@ impl Subscription {
             number,
             durable,
             events,
+            run: Vec::new().into_iter(),
+            piece: Bytes::new(),
+            sources: Vec::new(),
             here: VecDeque::new(),
-            source: Source::default(),
             age_max,
             taken: (0, 0),
             grant_at,
@@ -115,13 +121,11 @@ impl Subscription {
     /// The next event, if one is here already.
     pub fn try_next(&mut self) -> Option<Event> {
         loop {
-            match self.next_here() {
-                Some(item) => {
-                    if let Some(event) = self.take(item)? {
-                        return Some(event);
-                    }
-                }
-                None => return None,
+            if let Some(event) = self.take_here() {
+                return event;
+            }
+            if self.events.take(&mut self.here) != More::Here {
+                return None;
             }
         }
     }
@@ -178,13 +182,9 @@ impl Subscription {
             self.in_turn = 0;
         }
         loop {
-            while let Some(item) = self.here.pop_front() {
+            if let Some(event) = self.take_here() {
                 self.in_turn += 1;
-                let taken = self.take(item);
-                if let Some(None) = taken {
-                    continue;
-                }
-                return Poll::Ready(taken.flatten());
+                return Poll::Ready(event);
             }
             if ready!(self.events.poll_take(&mut self.here, cx)) == More::Never {
                 return Poll::Ready(None);
@@ -192,46 +192,61 @@ impl Subscription {
         }
     }
 
-    /// The next item, if one is here already.
-    fn next_here(&mut self) -> Option<Item> {
-        if self.here.is_empty() {
-            self.events.take(&mut self.here);
-        }
-        self.here.pop_front()
-    }
-
-    /// What the user gets for it, if anything; `None` at the end.
+    /// The next of what is here, `Some(None)` at the end; `None` when nothing is.
     #[inline(always)] // Else a message is moved once more.
     #[allow(clippy::option_option, reason = "what is nothing for the user, and the end, are two things")]
-    fn take(&mut self, item: Item) -> Option<Option<Event>> {
-        match item {
-            Item::Message(arrived) if self.has_expired(&arrived) => {
-                if self.durable.is_some() {
-                    self.return_expired(arrived.id);
+    fn take_here(&mut self) -> Option<Option<Event>> {
+        loop {
+            if let Some(arrived) = self.run.next() {
+                if let Some(event) = self.take(arrived) {
+                    return Some(Some(event));
+                }
+                continue;
+            }
+            match self.here.pop_front() {
+                Some(Item::Run(run)) => self.begin_run(run),
+                // One that was taken already, as a part of an earlier one, is none.
+                Some(Item::Gap(gap)) => {
+                    if let Some(gap) = gap.close() {
+                        return Some(Some(Event::Gap(gap)));
+                    }
+                }
+                Some(Item::Failed(error)) => {
+                    self.failure = Some(error);
                     return Some(None);
                 }
-                Some(Some(Event::Gap(self.take_expired(&arrived))))
-            }
-            Item::Message(arrived) => {
-                let settles = if self.durable.is_some() {
-                    self.number
-                } else {
-                    self.consumed(arrived.bytes());
-                    0
-                };
-                Some(Some(Event::Message(arrived.open(settles, &self.source))))
-            }
-            Item::Source(source) => {
-                self.source = source;
-                Some(None)
-            }
-            // One that was taken already, as a part of an earlier one.
-            Item::Gap(gap) => Some(gap.close().map(Event::Gap)),
-            Item::Failed(error) => {
-                self.failure = Some(error);
-                None
+                None => {
+                    // Where nothing is, no piece is kept in memory.
+                    self.begin_run(Run::default());
+                    return None;
+                }
             }
         }
+    }
+
+    fn begin_run(&mut self, run: Run) {
+        self.run = run.messages.into_iter();
+        self.piece = run.piece;
+        self.sources = run.sources;
+    }
+
+    /// What the user gets for it, if anything.
+    #[inline(always)] // As above.
+    fn take(&mut self, arrived: Arrived) -> Option<Event> {
+        if self.has_expired(&arrived) {
+            if self.durable.is_some() {
+                self.return_expired(arrived.id);
+                return None;
+            }
+            return Some(Event::Gap(self.take_expired(&arrived)));
+        }
+        let settles = if self.durable.is_some() {
+            self.number
+        } else {
+            self.consumed(arrived.bytes());
+            0
+        };
+        Some(Event::Message(arrived.open(settles, &self.piece, &self.sources)))
     }
 
     /// The window opens by what the user takes.
@@ -257,21 +272,27 @@ impl Subscription {
         self.consumed(first.bytes());
         let id = first.id;
         let mut gap = Gap { first: id, last: id, count: Some(1), reason: GapReason::Expired };
-        while let Some(item) = self.next_here() {
-            match item {
-                Item::Message(arrived) if self.has_expired(&arrived) => {
-                    self.consumed(arrived.bytes());
-                    gap.last = arrived.id;
-                    gap.count = gap.count.map(|count| count + 1);
-                }
-                Item::Source(source) => self.source = source,
-                other => {
-                    self.here.push_front(other);
-                    break;
-                }
-            }
+        while let Some(arrived) = self.next_expired() {
+            self.consumed(arrived.bytes());
+            gap.last = arrived.id;
+            gap.count = gap.count.map(|count| count + 1);
         }
         gap
+    }
+
+    /// The next message that is here, if it has expired.
+    fn next_expired(&mut self) -> Option<Arrived> {
+        while self.run.as_slice().is_empty() {
+            if self.here.is_empty() {
+                self.events.take(&mut self.here);
+            }
+            match self.here.pop_front_if(|item| matches!(item, Item::Run(_))) {
+                Some(Item::Run(run)) => self.begin_run(run),
+                _ => return None,
+            }
+        }
+        let has_expired = self.has_expired(self.run.as_slice().first()?);
+        if has_expired { self.run.next() } else { None }
     }
 
     /// What expired here goes back: when its turn comes again the bus finds it expired as well, makes it a dead letter with
