@@ -172,8 +172,9 @@ impl Output {
     /// Moves as much to `out` as fits a budget, and at least one piece; with a budget of 0 all. What is shared comes alone.
     pub(super) fn take(&mut self, budget: usize, out: &mut Chunk, spare: &mut Spare) {
         while !self.is_empty() {
-            let fits = || out.len() + self.first_bytes() <= budget && !out.is_shared();
-            if budget > 0 && !out.is_empty() && !fits() {
+            let (bytes, is_shared) = self.first();
+            let fits = out.len() + bytes <= budget && !is_shared && !out.is_shared();
+            if budget > 0 && !out.is_empty() && !fits {
                 return;
             }
             let mut piece = self.take_first();
@@ -186,8 +187,12 @@ impl Output {
         }
     }
 
-    fn first_bytes(&self) -> usize {
-        self.full.as_ref().and_then(|full| full.pieces.front()).map_or(self.last.bytes.len(), |(bytes, _)| bytes.len())
+    /// How long what comes first is, and whether others have it, too.
+    fn first(&self) -> (usize, bool) {
+        match self.full.as_ref().and_then(|full| full.pieces.front()) {
+            Some((chunk, _)) => (chunk.len(), chunk.is_shared()),
+            None => (self.last.bytes.len(), false),
+        }
     }
 
     fn take_first(&mut self) -> Chunk {
@@ -256,7 +261,7 @@ mod tests {
         for (byte, bytes) in [(1, 10), (2, PIECE_BYTES * 3), (3, 10)] {
             put(&mut output, &mut spare, byte, bytes);
         }
-        assert_eq!(output.first_bytes(), 10);
+        assert_eq!(output.first(), (10, false));
         let lengths: Vec<usize> = pieces(&mut output).iter().map(|piece| piece.len()).collect();
         assert_eq!(lengths, [10, PIECE_BYTES * 3, 10]);
     }
@@ -306,5 +311,10 @@ mod tests {
         // The last who had it gave it back.
         let kept = std::iter::from_fn(|| spare.take()).map(|buffer| buffer.capacity());
         assert_eq!(kept.filter(|room| *room >= 20_000).count(), 2);
+        // It is not copied behind what one alone has.
+        put(&mut other, &mut spare, 1, 10);
+        other.push_shared(Rc::new(vec![7; 20_000]), 50);
+        put(&mut other, &mut spare, 2, 10);
+        assert_eq!(pieces(&mut other).iter().map(|piece| piece.len()).collect::<Vec<_>>(), [10, 20_000, 10]);
     }
 }
