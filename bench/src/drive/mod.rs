@@ -97,8 +97,9 @@ impl Flow {
     }
 
     pub(crate) fn received(&self, progress: u64, deliveries: u64) {
-        self.deliveries.store(deliveries, Ordering::Release);
-        self.progress.store(progress, Ordering::SeqCst);
+        // Of two threads that tell it, the one that knows less may be the later one.
+        self.deliveries.fetch_max(deliveries, Ordering::Release);
+        self.progress.fetch_max(progress, Ordering::SeqCst);
         if progress >= self.wanted.load(Ordering::SeqCst) {
             self.wanted.store(u64::MAX, Ordering::SeqCst);
             let _ = (&self.wake).write(&[1]);

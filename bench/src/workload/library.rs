@@ -1,9 +1,10 @@
 //! The same through libeevee, as a user of it writes it: every message is made from texts, published, received and read.
-//! One thread publishes, one receives, each with a runtime of its own.
+//! One thread publishes, and two receive, each with a runtime of its own: subscribers are programs of their own, which a
+//! single thread would hold back.
 
-use std::cell::RefCell;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -23,6 +24,9 @@ use crate::peer::{Broker, Message, Needs};
 /// How often is looked whether the run is over.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// At most so many threads receive, each for its share of the subscribers.
+const RECEIVERS: usize = 2;
+
 /// Messages that are counted at once while more are there, and published between two looks at how many are under way.
 const AT_ONCE: u64 = 64;
 
@@ -36,23 +40,35 @@ pub(super) fn run(
     let socket = eevee::socket(place);
     let pids: Vec<u32> = broker.processes().iter().map(|process| process.pid()).collect();
     let flow = Flow::new((needs.under_way_bytes / needs.relay_bytes) as u64, false)?;
-    let (subscribed, ready) = std::sync::mpsc::channel();
-    let (flow, socket) = (&flow, &socket);
+    let (subscribed, ready) = channel();
+    let counts: Vec<_> = (0..subscribers).map(|_| AtomicU64::new(0)).collect();
+    let (flow, socket, counts) = (&flow, &socket, &counts);
     std::thread::scope(|scope| {
-        let receiver = scope.spawn(move || {
-            let result = local(receive(flow, socket, subscribers, subscribed));
-            flow.end();
-            result
-        });
+        let shares = counts.chunks(subscribers.div_ceil(RECEIVERS));
+        let receivers: Vec<_> = shares
+            .map(|share| {
+                let subscribed = subscribed.clone();
+                scope.spawn(move || {
+                    let result = local(receive(flow, socket, counts, share, subscribed));
+                    flow.end();
+                    result
+                })
+            })
+            .collect();
+        drop(subscribed);
+        let threads = receivers.len();
         let sender = scope.spawn(move || {
             // Nothing may be published before all are subscribed; without one there is nothing to publish for.
-            let written = if ready.recv().is_ok() { local(publish(flow, socket)) } else { Ok(0) };
+            let all = ready.iter().take(threads).count() == threads;
+            let written = if all { local(publish(flow, socket)) } else { Ok(0) };
             flow.stop();
             written
         });
         let figures = measure(flow, &pids, time);
         let drained = drain(flow, sender, subscribers as u64);
-        receiver.join().map_err(|_| anyhow!("the receiving thread died"))??;
+        for receiver in receivers {
+            receiver.join().map_err(|_| anyhow!("a receiving thread died"))??;
+        }
         drained?;
         figures
     })
@@ -103,26 +119,27 @@ fn make(message: &Message) -> Result<Document> {
     Ok(Document::new(headers, message.body.clone())?)
 }
 
+/// Receives for some of all subscribers.
 async fn receive(
     flow: &Flow,
     socket: &Path,
-    subscribers: usize,
-    subscribed: std::sync::mpsc::Sender<()>,
+    all: &[AtomicU64],
+    share: &[AtomicU64],
+    subscribed: Sender<()>,
 ) -> Result<()> {
-    let counts = Rc::new(RefCell::new(vec![0_u64; subscribers]));
     let mut clients = Vec::new();
     let mut subscriptions = Vec::new();
-    for _ in 0..subscribers {
+    for _ in share {
         let client = connect(socket).await?;
         subscriptions.push(client.subscribe(W1.interest(0).filter).await?);
         clients.push(client);
     }
-    let all =
-        subscriptions.into_iter().enumerate().map(|(number, subscription)| take(flow, &counts, number, subscription));
-    let all = futures(all.collect());
+    let takers = subscriptions.into_iter().zip(share).map(|(subscription, count)| take(flow, all, count, subscription));
+    let takers = futures(takers.collect());
     subscribed.send(())?;
+    drop(subscribed);
     tokio::select! {
-        result = all => result,
+        result = takers => result,
         () = over(flow) => Ok(()),
     }
 }
@@ -147,12 +164,12 @@ async fn over(flow: &Flow) {
     }
 }
 
-async fn take(flow: &Flow, counts: &RefCell<Vec<u64>>, number: usize, mut subscription: Subscription) -> Result<()> {
+async fn take(flow: &Flow, all: &[AtomicU64], count: &AtomicU64, mut subscription: Subscription) -> Result<()> {
     let mut fresh = 0;
     loop {
         let mut event = subscription.try_next();
         if event.is_none() || fresh == AT_ONCE {
-            count(flow, counts, number, &mut fresh);
+            tell(flow, all, count, &mut fresh);
         }
         if event.is_none() {
             event = subscription.next().await;
@@ -172,8 +189,9 @@ async fn take(flow: &Flow, counts: &RefCell<Vec<u64>>, number: usize, mut subscr
     }
 }
 
-fn count(flow: &Flow, counts: &RefCell<Vec<u64>>, number: usize, fresh: &mut u64) {
-    let mut counts = counts.borrow_mut();
-    counts[number] += std::mem::take(fresh);
-    flow.received(counts.iter().copied().min().unwrap_or(0), counts.iter().sum());
+fn tell(flow: &Flow, all: &[AtomicU64], count: &AtomicU64, fresh: &mut u64) {
+    count.fetch_add(std::mem::take(fresh), SeqCst);
+    // So that the last of two threads that count sees what both did.
+    let counts = || all.iter().map(|count| count.load(SeqCst));
+    flow.received(counts().min().unwrap_or(0), counts().sum());
 }
