@@ -2,7 +2,7 @@
 //!
 //! Nothing here waits for a user: deliveries go into queues that their windows bound, answers to whoever asked.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{Connect, Link, PREDECESSOR};
-use super::entry::{Flow, Item, OpenGap, Run};
+use super::entry::{Flow, OpenGap, Run};
 use super::events::Events;
 use super::reconnect::Backoff;
 use super::shared::{Phase, Shared, State, Taken, away};
@@ -38,8 +38,6 @@ pub(super) struct Driver {
     pub(super) routes: HashMap<u32, Route, BuildHasherDefault<NumberHasher>>,
     /// Those of them that have something which is not handed over yet.
     pub(super) fed: Vec<u32>,
-    /// How many pieces of the stream came.
-    pub(super) pieces: u64,
     /// How many messages were handed over since their users had a turn.
     pub(super) handed_over: usize,
     /// The highest message id that this client knows of.
@@ -58,14 +56,10 @@ pub(super) struct Driver {
 
 pub(super) struct Route {
     pub(super) events: Arc<Events>,
-    /// What came with what was read at once, handed over with its last frame.
-    pub(super) arrived: VecDeque<Item>,
-    /// Messages behind that, which came in one piece of the stream.
+    /// What came with this piece of the stream, handed over before anything else is looked at, and with its end.
     pub(super) run: Run,
-    /// The number of this piece; 0 when there is no run.
-    pub(super) piece: u64,
-    /// How many messages the run before this one had.
-    pub(super) expected: usize,
+    /// For how many messages the next run has room.
+    pub(super) room: usize,
     /// Of the message before: those of messages repeat.
     pub(super) known: Known,
     pub(super) flow: Arc<Flow>,
@@ -104,7 +98,6 @@ impl Driver {
             link,
             routes: HashMap::default(),
             fed: Vec::new(),
-            pieces: 0,
             handed_over: 0,
             highest,
             writing: Vec::new(),

@@ -25,23 +25,20 @@ pub(super) enum Item {
     Failed(Error),
 }
 
-impl Item {
-    /// How many messages it is.
-    pub(super) const fn messages(&self) -> usize {
-        match self {
-            Self::Run(run) => run.messages.len(),
-            Self::Gap(_) | Self::Failed(_) => 0,
-        }
-    }
-}
-
-/// Messages in a row that came in one piece of the stream. They share it, so that what is kept of each is small.
+/// Messages in a row that came in one piece of the stream.
 #[derive(Debug, Default)]
 pub(super) struct Run {
-    pub(super) piece: Bytes,
-    /// One for the first message, and one for each that has another than the one before.
-    pub(super) sources: Vec<Source>,
     pub(super) messages: Vec<Arrived>,
+    pub(super) common: Common,
+}
+
+/// What the messages of a run share, so that what is kept of each is small.
+#[derive(Debug, Default)]
+pub(super) struct Common {
+    pub(super) piece: Bytes,
+    /// Of the first message, and those that are not the source of the message before. Mostly there are none.
+    pub(super) source: Source,
+    pub(super) more_sources: Vec<Source>,
 }
 
 /// Where a message is in its piece of the stream. It becomes a message when its user takes it: until then it is moved a few
@@ -52,7 +49,7 @@ pub(super) struct Arrived {
     timestamp: Timestamp,
     document: Range<u32>,
     headers_bytes: u32,
-    /// Which of the run's sources is its own.
+    /// Which of the sources is its own; 0 is the first message's.
     source: u32,
     attempt: u32,
     hops: u8,
@@ -69,7 +66,7 @@ impl Arrived {
         Self {
             id: deliver.id,
             timestamp: Timestamp(deliver.timestamp),
-            // A piece is little longer than the longest frame, which has 64 MiB.
+            // A piece is what one read took behind the longest frame, which has 64 MiB.
             document: (frame + document.start) as u32..(frame + document.end) as u32,
             headers_bytes: deliver.headers_bytes as u32,
             source: source as u32,
@@ -90,17 +87,20 @@ impl Arrived {
         Duration::from_millis(self.extras.as_ref().map_or(0, |extras| extras.waited_ms))
     }
 
-    /// The message, of a run with this piece and these sources. `subscription` is the number of the durable one that waits for
-    /// its acknowledgement, else 0.
+    /// The message. `subscription` is the number of the durable one that waits for its acknowledgement, else 0.
     #[inline(always)] // As above.
-    pub(super) fn open(self, subscription: u32, piece: &Bytes, sources: &[Source]) -> Message {
+    pub(super) fn open(self, subscription: u32, common: &Common) -> Message {
         let Self { id, timestamp, document, headers_bytes, source, hops, attempt, extras, .. } = self;
         let Extras { cause, reply_address, waited_ms } = extras.map_or_else(Extras::default, |extras| *extras);
         let mut delivery = Delivery::new(attempt, Duration::from_millis(waited_ms));
         delivery.subscription = subscription;
-        let bytes = piece.slice(document.start as usize..document.end as usize);
+        let bytes = common.piece.slice(document.start as usize..document.end as usize);
         let document = EncodedDocument::from_checked(bytes, headers_bytes as usize);
-        let source = sources[source as usize].clone();
+        let source = match source.checked_sub(1) {
+            None => &common.source,
+            Some(other) => &common.more_sources[other as usize],
+        };
+        let source = source.clone();
         Message { id, source, timestamp, cause, hops, document, reply_address, delivery }
     }
 }

@@ -56,20 +56,7 @@ impl Events {
         }
     }
 
-    /// The driver's side: all of these came.
-    pub(super) fn append(&self, items: &mut VecDeque<Item>) {
-        self.change(|queue| {
-            if queue.items.is_empty() {
-                mem::swap(&mut queue.items, items);
-            } else {
-                queue.items.append(items);
-            }
-        });
-        // Left where nobody takes them.
-        items.clear();
-        give_back(items);
-    }
-
+    /// The driver's side.
     pub(super) fn push(&self, item: Item) {
         self.change(|queue| queue.items.push_back(item));
     }
@@ -159,9 +146,9 @@ mod tests {
         let mut taken = VecDeque::new();
         assert_eq!(events.poll_take(&mut taken, &cx), Poll::Pending);
         assert_eq!(events.take(&mut taken), More::Later);
-        events.append(&mut VecDeque::from([item("a"), item("b")]));
-        events.push(item("c"));
-        events.append(&mut VecDeque::from([item("d")]));
+        for text in ["a", "b", "c", "d"] {
+            events.push(item(text));
+        }
         assert_eq!(woken.0.load(Relaxed), 1);
         assert_eq!(events.poll_take(&mut taken, &cx), Poll::Ready(More::Here));
         assert_eq!(texts(&mut taken), ["a", "b", "c", "d"]);
@@ -179,17 +166,17 @@ mod tests {
         let events = Events::default();
         events.push(item("a"));
         events.abandon();
-        let mut items = VecDeque::from([item("b")]);
-        events.append(&mut items);
-        events.push(item("c"));
-        assert!(items.is_empty() && events.lock().items.is_empty());
+        events.push(item("b"));
+        assert!(events.lock().items.is_empty());
     }
 
     #[test]
     fn what_a_flood_took_is_given_back() {
         let events = Events::default();
         let mut taken = VecDeque::new();
-        events.append(&mut (0..5000).map(|_| item("x")).collect());
+        for _ in 0..5000 {
+            events.push(item("x"));
+        }
         assert_eq!(events.take(&mut taken), More::Here);
         taken.clear();
         assert_eq!(events.take(&mut taken), More::Later);

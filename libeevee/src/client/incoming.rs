@@ -1,7 +1,7 @@
 //! Frames from the bus: each one goes to the subscription, the request or the notice that it is for.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::io;
 use std::sync::Arc;
@@ -31,10 +31,16 @@ const KNOWN_BYTES_MAX: usize = 1 << 10;
 impl Driver {
     /// Takes all frames that are there, after something was read; or what reading ran into.
     pub(super) fn accept(&mut self, filled: io::Result<bool>) -> Result<(), Error> {
-        let accepted = self.accept_all();
-        // Also what came before a mistake.
-        self.hand_over();
-        accepted?;
+        loop {
+            let piece = self.link.read.take()?;
+            if piece.is_empty() {
+                break;
+            }
+            let accepted = self.accept_piece(&piece);
+            // Also what came before a mistake.
+            self.hand_over();
+            accepted?;
+        }
         match filled {
             Ok(true) => Ok(()),
             Ok(false) => {
@@ -45,27 +51,21 @@ impl Driver {
         }
     }
 
-    fn accept_all(&mut self) -> Result<(), Error> {
+    fn accept_piece(&mut self, piece: &Bytes) -> Result<(), Error> {
         // Taken for what needs it, and once.
         let mut now = None;
-        loop {
-            let piece = self.link.read.take()?;
-            if piece.is_empty() {
-                return Ok(());
-            }
-            self.pieces += 1;
-            let mut at = 0;
-            while let Some(length) = self.link.read.length(&piece[at..])? {
-                at = match self.deliver(&piece, at, &mut now)? {
-                    // Something else, or a delivery that is wrong; the decoder says how.
-                    none if none == at => {
-                        self.accept_other(piece.slice(at + LENGTH_BYTES..at + length))?;
-                        at + length
-                    }
-                    after => after,
-                };
-            }
+        let mut at = 0;
+        while let Some(length) = self.link.read.length(&piece[at..])? {
+            at = match self.deliver(piece, at, &mut now)? {
+                // Something else, or a delivery that is wrong; the decoder says how.
+                none if none == at => {
+                    self.accept_other(piece.slice(at + LENGTH_BYTES..at + length))?;
+                    at + length
+                }
+                after => after,
+            };
         }
+        Ok(())
     }
 
     fn accept_other(&mut self, frame: Bytes) -> Result<(), Error> {
@@ -83,16 +83,17 @@ impl Driver {
     fn hand_over(&mut self) {
         for number in self.fed.drain(..) {
             if let Some(route) = self.routes.get_mut(&number) {
-                route.end_run();
-                self.handed_over += route.arrived.iter().map(Item::messages).sum::<usize>();
-                route.events.append(&mut route.arrived);
+                let run = std::mem::take(&mut route.run);
+                self.handed_over += run.messages.len();
+                route.room = run.messages.len().max(route.room / 2);
+                route.events.push(Item::Run(run));
             }
         }
     }
 
     /// Deliveries in a row for the same subscription go there. Where the first frame behind them begins.
     fn deliver(&mut self, piece: &Bytes, mut at: usize, now: &mut Option<Instant>) -> Result<usize, Error> {
-        let Self { routes, shared, fed, highest, link, pieces, .. } = self;
+        let Self { routes, shared, fed, highest, link, .. } = self;
         let Some(number) = piece.get(at + LENGTH_BYTES..).and_then(wire::delivered_to) else { return Ok(at) };
         let nothing = &Known::default();
         let mut route = route(routes, shared, number);
@@ -108,11 +109,10 @@ impl Driver {
             if let Some(route) = &mut route
                 && route.takes(number, &deliver, frame)?
             {
-                if route.piece != *pieces {
-                    if route.is_empty() {
-                        fed.push(number);
-                    }
-                    route.begin_run(*pieces, piece);
+                if route.run.messages.is_empty() {
+                    fed.push(number);
+                    route.run.common.piece = piece.clone();
+                    route.run.messages.reserve_exact(route.room.max(1));
                 }
                 let came = route.expires.then(|| *now.get_or_insert_with(Instant::now));
                 route.push(&deliver, at + LENGTH_BYTES, came);
@@ -123,7 +123,7 @@ impl Driver {
     }
 
     fn gap(&mut self, number: u32, gap: Gap) {
-        let Self { routes, shared, fed, highest, .. } = self;
+        let Self { routes, shared, highest, .. } = self;
         *highest = gap.last.max(*highest);
         let Some(route) = route(routes, shared, number) else { return };
         route.flow.last_seen.store(route.flow.last_seen.load(Relaxed).max(gap.last), Relaxed);
@@ -131,11 +131,8 @@ impl Driver {
             route.gaps.retain(OpenGap::is_open);
             let open = OpenGap::new(gap);
             route.gaps.push(open.clone());
-            if route.is_empty() {
-                fed.push(number);
-            }
-            route.end_run();
-            route.arrived.push_back(Item::Gap(open));
+            // What came before it was handed over.
+            route.events.push(Item::Gap(open));
         }
     }
 
@@ -294,37 +291,19 @@ impl Route {
         Ok(true)
     }
 
-    /// Nothing came that is not handed over.
-    fn is_empty(&self) -> bool {
-        self.arrived.is_empty() && self.piece == 0
-    }
-
-    fn begin_run(&mut self, piece: u64, bytes: &Bytes) {
-        self.end_run();
-        self.piece = piece;
-        self.run.piece = bytes.clone();
-        self.run.messages.reserve_exact(self.expected);
-    }
-
-    fn end_run(&mut self) {
-        if self.piece != 0 {
-            self.piece = 0;
-            self.expected = self.run.messages.len();
-            self.arrived.push_back(Item::Run(std::mem::take(&mut self.run)));
-        }
-    }
-
     /// Adds a message to the run. `frame` is where in its piece the bytes of its frame begin.
     #[inline(always)] // As for `RawDeliver::read`.
     fn push(&mut self, deliver: &RawDeliver<'_>, frame: usize, came: Option<Instant>) {
+        let Run { messages, common } = &mut self.run;
         if !deliver.known_source {
             keep(&mut self.known.source, deliver.source);
         }
-        let Run { sources, messages, .. } = &mut self.run;
-        if !deliver.known_source || sources.is_empty() {
-            sources.push(Source::from_checked(deliver.source));
+        if messages.is_empty() {
+            common.source = Source::from_checked(deliver.source);
+        } else if !deliver.known_source {
+            common.more_sources.push(Source::from_checked(deliver.source));
         }
-        messages.push(Arrived::new(deliver, frame, sources.len() - 1, came));
+        messages.push(Arrived::new(deliver, frame, common.more_sources.len(), came));
     }
 }
 
@@ -353,10 +332,8 @@ fn route<'a>(
             let entry = state.subscriptions.get(&number)?;
             Some(free.insert(Route {
                 events: Arc::clone(&entry.events),
-                arrived: VecDeque::new(),
                 run: Run::default(),
-                piece: 0,
-                expected: 0,
+                room: 0,
                 known: Known::default(),
                 flow: Arc::clone(&entry.flow),
                 expires: entry.expires(),

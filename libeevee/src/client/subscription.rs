@@ -12,18 +12,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::vec;
 
-use bytes::Bytes;
 use futures_util::Stream;
 use tokio::task::coop;
 
-use super::entry::{Arrived, Item, Run};
+use super::entry::{Arrived, Common, Item, Run};
 use super::events::{Events, More};
 use super::held::{Receipt, Settlement};
 use super::nack::Nack;
 use super::shared::{Phase, Shared, State};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Gap, GapReason, Message};
-use crate::source::Source;
 use crate::wire::{Content, Frame};
 
 /// How long after it expired here the bus looks at a message: longer than two clocks may differ by.
@@ -67,10 +65,9 @@ pub struct Subscription {
     number: u32,
     durable: Option<String>,
     events: Arc<Events>,
-    /// Messages out of `events` that are not with the user yet, with their piece and sources.
-    run: vec::IntoIter<Arrived>,
-    piece: Bytes,
-    sources: Vec<Source>,
+    /// Out of `events`, and not with the user yet. Nothing is kept of a run whose last message was taken.
+    messages: vec::IntoIter<Arrived>,
+    common: Common,
     /// What is behind them.
     here: VecDeque<Item>,
     /// How long a message may have waited.
@@ -99,9 +96,8 @@ impl Subscription {
             number,
             durable,
             events,
-            run: Vec::new().into_iter(),
-            piece: Bytes::new(),
-            sources: Vec::new(),
+            messages: Vec::new().into_iter(),
+            common: Common::default(),
             here: VecDeque::new(),
             age_max,
             taken: (0, 0),
@@ -165,6 +161,12 @@ impl Subscription {
         self.shared.settle(self.receipt(message)?, Settlement::Nack(nack))
     }
 
+    /// Whether it keeps no piece of the stream.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.common.piece.is_empty() && self.messages.as_slice().is_empty() && self.here.is_empty()
+    }
+
     fn receipt(&self, message: &Message) -> Result<Receipt, Error> {
         let (came_by, wanted) = (message.delivery.subscription, if self.durable.is_some() { self.number } else { 0 });
         if came_by != wanted {
@@ -197,14 +199,14 @@ impl Subscription {
     #[allow(clippy::option_option, reason = "what is nothing for the user, and the end, are two things")]
     fn take_here(&mut self) -> Option<Option<Event>> {
         loop {
-            if let Some(arrived) = self.run.next() {
+            if let Some(arrived) = self.messages.next() {
                 if let Some(event) = self.take(arrived) {
                     return Some(Some(event));
                 }
                 continue;
             }
             match self.here.pop_front() {
-                Some(Item::Run(run)) => self.begin_run(run),
+                Some(Item::Run(run)) => self.begin(run),
                 // One that was taken already, as a part of an earlier one, is none.
                 Some(Item::Gap(gap)) => {
                     if let Some(gap) = gap.close() {
@@ -215,30 +217,28 @@ impl Subscription {
                     self.failure = Some(error);
                     return Some(None);
                 }
-                None => {
-                    // Where nothing is, no piece is kept in memory.
-                    self.begin_run(Run::default());
-                    return None;
-                }
+                None => return None,
             }
         }
     }
 
-    fn begin_run(&mut self, run: Run) {
-        self.run = run.messages.into_iter();
-        self.piece = run.piece;
-        self.sources = run.sources;
+    fn begin(&mut self, Run { messages, common }: Run) {
+        self.messages = messages.into_iter();
+        self.common = common;
+    }
+
+    /// Keeps nothing of a run whose last message was taken; what that one needs of it.
+    #[cold]
+    fn end_run(&mut self) -> Common {
+        self.messages = Vec::new().into_iter();
+        std::mem::take(&mut self.common)
     }
 
     /// What the user gets for it, if anything.
     #[inline(always)] // As above.
     fn take(&mut self, arrived: Arrived) -> Option<Event> {
         if self.has_expired(&arrived) {
-            if self.durable.is_some() {
-                self.return_expired(arrived.id);
-                return None;
-            }
-            return Some(Event::Gap(self.take_expired(&arrived)));
+            return self.give_up(&arrived).map(Event::Gap);
         }
         let settles = if self.durable.is_some() {
             self.number
@@ -246,7 +246,8 @@ impl Subscription {
             self.consumed(arrived.bytes());
             0
         };
-        Some(Event::Message(arrived.open(settles, &self.piece, &self.sources)))
+        let ended = self.messages.as_slice().is_empty().then(|| self.end_run());
+        Some(Event::Message(arrived.open(settles, ended.as_ref().unwrap_or(&self.common))))
     }
 
     /// The window opens by what the user takes.
@@ -267,6 +268,20 @@ impl Subscription {
             .is_some_and(|(age_max, came)| came.elapsed().saturating_add(arrived.waited()) > age_max)
     }
 
+    /// What becomes of an expired message; the gap, where that is one.
+    fn give_up(&mut self, expired: &Arrived) -> Option<Gap> {
+        let gap = if self.durable.is_some() {
+            self.return_expired(expired.id);
+            None
+        } else {
+            Some(self.take_expired(expired))
+        };
+        if self.messages.as_slice().is_empty() {
+            self.end_run();
+        }
+        gap
+    }
+
     /// The gap in place of an expired message and of those behind it that have expired, too.
     fn take_expired(&mut self, first: &Arrived) -> Gap {
         self.consumed(first.bytes());
@@ -282,17 +297,17 @@ impl Subscription {
 
     /// The next message that is here, if it has expired.
     fn next_expired(&mut self) -> Option<Arrived> {
-        while self.run.as_slice().is_empty() {
+        while self.messages.as_slice().is_empty() {
             if self.here.is_empty() {
                 self.events.take(&mut self.here);
             }
             match self.here.pop_front_if(|item| matches!(item, Item::Run(_))) {
-                Some(Item::Run(run)) => self.begin_run(run),
+                Some(Item::Run(run)) => self.begin(run),
                 _ => return None,
             }
         }
-        let has_expired = self.has_expired(self.run.as_slice().first()?);
-        if has_expired { self.run.next() } else { None }
+        let has_expired = self.has_expired(self.messages.as_slice().first()?);
+        if has_expired { self.messages.next() } else { None }
     }
 
     /// What expired here goes back: when its turn comes again the bus finds it expired as well, makes it a dead letter with

@@ -181,17 +181,27 @@ impl Peer {
     }
 
     pub(super) async fn deliver_again(&mut self, number: u32, id: u64, body: &str, attempt: u32) {
-        let deliver = Deliver {
-            id,
-            source: "irc".into(),
-            timestamp: 7,
-            cause: None,
-            hops: 0,
-            reply_address: None,
-            attempt,
-            waited_ms: 0,
-            document: (&document(body)).into(),
-        };
-        self.send(number, Content::Deliver(deliver)).await;
+        self.send(number, Content::Deliver(Deliver { attempt, ..delivery(id, body) })).await;
+    }
+
+    /// All of these at once, so that they come in one piece.
+    pub(super) async fn send_all(&mut self, frames: impl IntoIterator<Item = (u32, Content)>) {
+        let bytes: Vec<u8> =
+            frames.into_iter().flat_map(|(number, content)| Frame::new(number, content).encode()).collect();
+        self.write(&bytes).await;
+    }
+}
+
+pub(super) fn delivery(id: u64, body: &str) -> Deliver {
+    Deliver {
+        id,
+        source: "irc".into(),
+        timestamp: 7,
+        cause: None,
+        hops: 0,
+        reply_address: None,
+        attempt: 1,
+        waited_ms: 0,
+        document: (&document(body)).into(),
     }
 }

@@ -7,7 +7,8 @@ use crate::client::{Client, Event, Nack, Notice, NoticeReceiver, SubscribeBuilde
 use crate::error::ErrorKind;
 use crate::message::{Gap, GapReason, Message};
 use crate::wire::{
-    Ack, Code, Content, EncodedDocument, GapNotice, Grant, Nack as NackFrame, Overflow, Subscribe, Value, Welcome,
+    Ack, Code, Content, Deliver, EncodedDocument, GapNotice, Grant, Nack as NackFrame, Overflow, Subscribe, Value,
+    Welcome,
 };
 
 async fn opened(builder: SubscribeBuilder, peer: &mut Peer) -> (Subscription, u32, Subscribe) {
@@ -87,6 +88,19 @@ async fn the_name_goes_along_and_windows_are_smaller() {
     drop(other);
     assert!(matches!(peer.frame().await.content, Content::Unsubscribe));
     opened(client.subscribe("a").durable("other"), &mut peer).await;
+}
+
+#[tokio::test]
+async fn what_is_in_hand_comes_again_between_new_ones() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (mut mail, number) = mailbox(&client, &mut peer, 100).await;
+    let deliver = |(id, attempt)| (number, Content::Deliver(Deliver { attempt, ..delivery(id, &format!("{id}")) }));
+    peer.send_all([(1, 1), (2, 1), (1, 2), (2, 2), (3, 1)].map(deliver)).await;
+    for id in ["1", "2", "3"] {
+        assert_eq!(message(&mut mail).await.text(), Some(id));
+    }
+    assert!(mail.try_next().is_none());
 }
 
 #[tokio::test]

@@ -10,4 +10,4 @@ mod publishing;
 mod requests;
 mod subscribing;
 
-use self::bus::{Bus, Peer, document, refusal, soon, text, welcome};
+use self::bus::{Bus, Peer, delivery, document, refusal, soon, text, welcome};

@@ -258,6 +258,77 @@ async fn each_message_has_its_own_source_and_envelope() {
     }
 }
 
+/// What is in one piece of the stream goes where it belongs, and the piece does not outlive its messages.
+#[tokio::test]
+async fn one_piece_for_several_subscriptions() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (mut first, one) = open(&client, &mut peer, 100).await;
+    let (mut second, two) = open(&client, &mut peer, 100).await;
+    let deliver = |id: u64| Content::Deliver(delivery(id, &"x".repeat(id as usize * 7)));
+    let from_dice = |id: u64| Content::Deliver(Deliver { source: "dice".into(), ..delivery(id, "") });
+    let gap = Content::Gap(GapNotice { first: 8, last: 8, count: Some(1), reason: GapReason::QueueFull as u8 });
+    let frames = [(one, 1), (two, 2), (one, 3), (two, 4), (two, 5)].map(|(number, id)| (number, deliver(id)));
+    peer.send_all(frames.into_iter().chain([(one, from_dice(6)), (one, from_dice(7)), (one, gap), (one, deliver(9))]))
+        .await;
+    for (subscription, ids) in [(&mut second, vec![2, 4, 5]), (&mut first, vec![1, 3, 6, 7, 8, 9])] {
+        for id in ids {
+            match soon("an event", subscription.next()).await {
+                Some(Event::Message(message)) if [6, 7].contains(&id) => {
+                    assert_eq!((message.id, &*message.source, message.text()), (id, "dice", Some("")));
+                }
+                Some(Event::Message(message)) => {
+                    assert_eq!((message.id, &*message.source), (id, "irc"));
+                    assert_eq!(message.text().map(str::len), Some(id as usize * 7));
+                }
+                Some(Event::Gap(gap)) => assert_eq!((gap.first, id), (8, 8)),
+                None => panic!("ended"),
+            }
+        }
+        assert!(subscription.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn expired_ones_in_one_piece_with_others() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let script = async {
+        let (number, _) = peer.subscribe().await;
+        let deliver = |id, waited_ms| (number, Content::Deliver(Deliver { waited_ms, ..delivery(id, "x") }));
+        let gap = Content::Gap(GapNotice { first: 5, last: 5, count: Some(1), reason: GapReason::QueueFull as u8 });
+        let old = 301_000;
+        let behind = [deliver(1, old), deliver(2, old), deliver(3, 0), deliver(4, old), (number, gap), deliver(6, old)];
+        peer.send_all([(number, Content::Ok)].into_iter().chain(behind)).await;
+    };
+    let orders = client.subscribe("*").max_age(Duration::from_secs(300));
+    let (orders, ()) = tokio::join!(orders, script);
+    let mut orders = orders.unwrap();
+    let gap = |first, last, reason| Event::Gap(Gap { first, last, count: Some(last - first + 1), reason });
+    assert_eq!(soon("a gap", orders.next()).await, Some(gap(1, 2, GapReason::Expired)));
+    assert_eq!(message(&mut orders).await, 3);
+    assert_eq!(orders.try_next(), Some(gap(4, 4, GapReason::Expired)));
+    assert_eq!(orders.try_next(), Some(gap(5, 5, GapReason::QueueFull)));
+    assert_eq!(orders.try_next(), Some(gap(6, 6, GapReason::Expired)));
+    assert!(orders.is_empty());
+}
+
+/// What came before a mistake is there, though it came with it.
+#[tokio::test]
+async fn good_ones_before_nonsense_in_one_piece() {
+    let bus = Bus::new();
+    let (client, mut peer) = bus.connected(welcome()).await;
+    let (mut subscription, number) = open(&client, &mut peer, 100).await;
+    let mut bytes: Vec<u8> = [1, 2]
+        .into_iter()
+        .flat_map(|id| crate::wire::Frame::new(number, Content::Deliver(delivery(id, "x"))).encode())
+        .collect();
+    bytes.extend(b"\x09\0\0\0\x14\0\0\0\x01\0\0\0\xff");
+    peer.write(&bytes).await;
+    assert_eq!((message(&mut subscription).await, message(&mut subscription).await), (1, 2));
+    assert_eq!(bus.welcome(welcome()).await.subscribe().await.0, number);
+}
+
 #[tokio::test]
 async fn a_bus_that_ignores_the_window_is_cut_off() {
     let bus = Bus::new();

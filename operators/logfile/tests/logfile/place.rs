@@ -107,15 +107,15 @@ impl Place {
         kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("logfile.out")).unwrap_or_default()
+    fn log(&self) -> Vec<u8> {
+        std::fs::read(self.folder.path().join("logfile.out")).unwrap_or_default()
     }
 
     /// Ends the operator by a signal; by SIGTERM, once it is ready, it says goodbye within 10 s.
     pub(crate) fn end(&mut self, signal: Signal) {
         // A program that has not come to its main yet dies of the signal, as any does.
         let deadline = Instant::now() + SOON;
-        while signal == Signal::SIGTERM && !self.log()[self.log_from..].contains("ready:") {
+        while signal == Signal::SIGTERM && !String::from_utf8_lossy(&self.log()[self.log_from..]).contains("ready:") {
             assert!(Instant::now() < deadline, "it is not ready");
             std::thread::sleep(Duration::from_millis(5));
         }
