@@ -20,11 +20,13 @@ use super::subscribe::Subscription;
 /// A block of fewer bytes is copied to each session: it is less work than a piece of its own.
 const SHARED_BYTES: usize = 16 << 10;
 
+pub(super) type Slots = SmallVec<[Slot; 16]>;
+
 /// The block that is being filled.
 #[derive(Debug, Default)]
 pub(super) struct FanOut {
     /// Whom the last message went to, if it was several; nobody else gets what is in the block.
-    to: SmallVec<[Slot; 16]>,
+    to: Slots,
     /// Whether it was looked at what they can take.
     looked: bool,
     number: u32,
@@ -56,6 +58,13 @@ pub(super) struct Reach<'a> {
 }
 
 impl FanOut {
+    /// With those whom the last message of an earlier row went to. As long as it is not looked at what they can take, that is
+    /// only a guess whom the next one goes to. For a short row it is not worth a look.
+    pub(super) fn after(to: Slots, row_bytes: usize) -> Self {
+        let to = if row_bytes < SHARED_BYTES { Slots::new() } else { to };
+        Self { to, ..Self::default() }
+    }
+
     /// Takes a message if it goes where the one before it went, to several who can all take it. If not, all that was taken
     /// before it is given to them, and it has to be delivered otherwise.
     #[inline]
@@ -157,8 +166,8 @@ impl FanOut {
         }
     }
 
-    /// The buffer of the block again.
-    pub(super) fn into_buffer(self) -> Vec<u8> {
-        self.block
+    /// The buffer of the block again, and whom the last message went to.
+    pub(super) fn into_parts(self) -> (Vec<u8>, Slots) {
+        (self.block, self.to)
     }
 }

@@ -49,6 +49,7 @@ use libeevee::module::Module as ModuleFile;
 use libeevee::wire::{Checked, Code, Content, Control, Frame, Refusal, Text, Value, WireError};
 
 use self::durable::{Durable, Journal, is_committing};
+use self::fan_out::Slots;
 use self::index::{Index, Slot};
 pub(crate) use self::intake::{Rest, Taken};
 use self::memo::Memo;
@@ -230,6 +231,8 @@ pub(crate) struct Core {
     /// Where the frame of a message that has to wait is put together.
     scratch: Vec<u8>,
     spare: Spare,
+    /// Whom the last message of the last row of publishes went to.
+    last_to: Slots,
 }
 
 impl Core {
@@ -279,6 +282,7 @@ impl Core {
             head: Vec::new(),
             scratch: Vec::new(),
             spare: Spare::default(),
+            last_to: Slots::new(),
         }
     }
 

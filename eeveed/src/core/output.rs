@@ -169,7 +169,8 @@ impl Output {
         self.push(Chunk::Shared(bytes), Counts { answers: 0, direct });
     }
 
-    /// Moves as much to `out` as fits a budget, and at least one piece; with a budget of 0 all. What is shared comes alone.
+    /// Moves as much to `out` as fits a budget, and at least one piece; with a budget of 0 all. With a
+    /// budget, what is shared comes alone.
     pub(super) fn take(&mut self, budget: usize, out: &mut Chunk, spare: &mut Spare) {
         while !self.is_empty() {
             let (bytes, is_shared) = self.first();

@@ -67,7 +67,7 @@ impl Core {
         let mut found;
         // The session that had the last delivery, which mostly has the next.
         let mut last: Option<(SessionKey, &mut Session)> = None;
-        let mut fan_out = FanOut::default();
+        let mut fan_out = FanOut::after(std::mem::take(&mut self.last_to), input.len());
         macro_rules! reach {
             () => {
                 &mut Reach {
@@ -223,7 +223,9 @@ impl Core {
             at += length;
         }
         fan_out.settle(reach!());
-        self.spare.give(Chunk::Own(fan_out.into_buffer()));
+        let (block, to) = fan_out.into_parts();
+        self.spare.give(Chunk::Own(block));
+        self.last_to = to;
         self.head = lead.into_buffer();
         self.published += count;
         if let Some(session) = self.sessions.get_mut(&key) {

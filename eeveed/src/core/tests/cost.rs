@@ -38,6 +38,8 @@ struct Relay {
     bus: Bus,
     subscribers: u64,
     out: Chunk,
+    /// How many bytes came out of memory that several sessions had.
+    shared: usize,
 }
 
 impl Relay {
@@ -61,22 +63,25 @@ impl Relay {
             core.step(bus.now, Event::Frame { session: 2 + session, frame }, &mut actions);
         }
         bus.core = core;
-        let mut relay = Self { bus, subscribers, out: Chunk::default() };
+        let mut relay = Self { bus, subscribers, out: Chunk::default(), shared: 0 };
         relay.written();
         relay
     }
 
-    /// What the sockets take; how many bytes.
+    /// What sockets that block nobody take; how many bytes.
     fn written(&mut self) -> usize {
         let mut all = 0;
         for session in 1..2 + self.subscribers {
             loop {
                 self.bus.core.recycle(std::mem::take(&mut self.out));
-                self.bus.core.output(self.bus.now, session, 1 << 18, &mut self.out);
+                self.bus.core.output(self.bus.now, session, PIECE_BYTES, &mut self.out);
                 if self.out.is_empty() {
                     break;
                 }
                 all += self.out.len();
+                if matches!(self.out, Chunk::Shared(_)) {
+                    self.shared += self.out.len();
+                }
             }
         }
         self.bus.actions.clear();
@@ -96,16 +101,24 @@ impl Relay {
     }
 
     /// How many messages were delivered for how many.
-    fn run(mut self, chunks: &[Vec<u8>]) -> (u64, usize) {
+    fn run(self, chunks: &[Vec<u8>]) -> (u64, usize) {
+        let (delivered, published, shared) = self.run_shared(chunks);
+        assert_eq!(shared, 0);
+        (delivered, published)
+    }
+
+    /// The same, and how many bytes several had.
+    fn run_shared(mut self, chunks: &[Vec<u8>]) -> (u64, usize, usize) {
         // Once for the memo and for buffers.
         self.pass(&chunks[0]);
         let before = self.bus.core.delivered;
+        self.shared = 0;
         measured(|| {
             for chunk in chunks {
                 self.pass(chunk);
             }
         });
-        (self.bus.core.delivered - before, chunks.len() * MESSAGES)
+        (self.bus.core.delivered - before, chunks.len() * MESSAGES, self.shared)
     }
 }
 
@@ -139,7 +152,11 @@ fn one_each(case: &str) -> (u64, usize) {
         // What each gets has its own number in it.
         "fan-out-10" => everything(10, |n| n + 1).run(&chunks(|n| n % 10, |_| None)),
         // All get the same bytes.
-        "fan-out-same" => everything(10, |_| 1).run(&chunks(|n| n % 10, |_| None)),
+        "fan-out-same" => {
+            let (delivered, published, shared) = everything(10, |_| 1).run_shared(&chunks(|n| n % 10, |_| None));
+            assert!(shared > delivered as usize * 200, "what all get is not shared");
+            (delivered, published)
+        }
         // Every message has headers of its own, so that the index is asked for each.
         "index-1k" => by_channel(1_000).run(&chunks(|n| n * 7 % 1_000, Some)),
         "index-100k" => by_channel(100_000).run(&chunks(|n| n * 769 % 100_000, Some)),
