@@ -27,7 +27,7 @@ const READ_BYTES: usize = 256 << 10;
 /// How long a wait may last until the loops look whether the run is over.
 const LOOK_MS: u16 = 100;
 
-/// What both loops and who measures look at.
+/// What the loops and who measures look at.
 #[derive(Debug)]
 pub(crate) struct Flow {
     /// Messages that every subscriber has (all of them have to), or that any has (each goes to one).

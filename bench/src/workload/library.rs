@@ -1,6 +1,6 @@
 //! The same through libeevee, as a user of it writes it: every message is made from texts, published, received and read.
-//! One thread publishes, and two receive, each with a runtime of its own: subscribers are programs of their own, which a
-//! single thread would hold back.
+//! One thread publishes, and two share the subscribers where there are several, each with a runtime of its own: subscribers
+//! are programs of their own, which a single thread would hold back.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};

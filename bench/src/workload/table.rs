@@ -91,5 +91,10 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         "w1 through libeevee as its users call it: every message made, published, received and read",
         Kind::Library { subscribers: 1 },
     ),
-    alone("lib-w2", "w2", "w2 through libeevee", Kind::Library { subscribers: 10 }),
+    alone(
+        "lib-w2",
+        "w2",
+        "w2 through libeevee, five subscribers in each of two threads",
+        Kind::Library { subscribers: 10 },
+    ),
 ];
