@@ -4,6 +4,7 @@ use libeevee::GapReason;
 use libeevee::wire::{Ack, Overflow};
 
 use super::*;
+use crate::core::answer::SMALL_BACKLOG;
 use crate::core::storage::{Page, StorageError};
 use crate::store::Store;
 
