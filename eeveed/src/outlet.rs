@@ -144,7 +144,7 @@ impl Outlet {
                 core.take_actions(actions);
                 if bytes.is_empty() {
                     // An idle session holds no buffer.
-                    *bytes = Chunk::default();
+                    core.recycle(std::mem::take(bytes));
                     return Left::Nothing;
                 }
             }
