@@ -104,7 +104,7 @@ async fn every_entry_once() {
     for number in [425, 426, 427, 428, 429] {
         assert_eq!(next(&tool, &mut durable).await.unwrap().text(), Some(&*format!("entry {number}")));
     }
-    let log = fs::read_to_string(place.folder.path().join("logfile.out")).unwrap();
+    let log = place.log();
     assert!(log.contains("the journal was rotated away while it was not followed: 9 entries"), "{log}");
     place.end(Signal::SIGTERM);
 }

@@ -84,8 +84,8 @@ impl Place {
     }
 
     pub(crate) fn run(&mut self) {
-        self.log_from = self.log().len();
         let log = File::options().create(true).append(true).open(self.folder.path().join("logfile.out")).unwrap();
+        self.log_from = log.metadata().unwrap().len() as usize;
         let programs = format!("{}:{}", self.folder.path().join("bin").display(), std::env::var("PATH").unwrap());
         let operator = Command::new(env!("CARGO_BIN_EXE_logfile"))
             .args(["--id", "logs"])
@@ -107,15 +107,21 @@ impl Place {
         kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
     }
 
-    fn log(&self) -> Vec<u8> {
-        std::fs::read(self.folder.path().join("logfile.out")).unwrap_or_default()
+    /// What the operator wrote, in all of its starts.
+    pub(crate) fn log(&self) -> String {
+        self.log_behind(0)
+    }
+
+    fn log_behind(&self, from: usize) -> String {
+        let log = std::fs::read(self.folder.path().join("logfile.out")).unwrap_or_default();
+        String::from_utf8_lossy(&log[from..]).into_owned()
     }
 
     /// Ends the operator by a signal; by SIGTERM, once it is ready, it says goodbye within 10 s.
     pub(crate) fn end(&mut self, signal: Signal) {
         // A program that has not come to its main yet dies of the signal, as any does.
         let deadline = Instant::now() + SOON;
-        while signal == Signal::SIGTERM && !String::from_utf8_lossy(&self.log()[self.log_from..]).contains("ready:") {
+        while signal == Signal::SIGTERM && !self.log_behind(self.log_from).contains("ready:") {
             assert!(Instant::now() < deadline, "it is not ready");
             std::thread::sleep(Duration::from_millis(5));
         }

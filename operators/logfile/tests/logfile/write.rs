@@ -40,12 +40,7 @@ async fn a_file_for_each_channel() {
     let chat = place.folder.path().join("logs/chat/libera");
     fs::rename(chat.join("#a.log"), chat.join("#a.old")).unwrap();
     place.signal(Signal::SIGHUP);
-    place
-        .until("SIGHUP", || {
-            let log = fs::read_to_string(place.folder.path().join("logfile.out")).unwrap();
-            log.contains("files are opened anew")
-        })
-        .await;
+    place.until("SIGHUP", || place.log().contains("files are opened anew")).await;
     say(&tool, "#a", "four").await;
     place.until("the new file", || texts(&place.written("chat/libera/#a.log")) == ["four"]).await;
     place.end(Signal::SIGTERM);
