@@ -130,7 +130,8 @@ fn tail(results: &Results, workloads: &[Workload], out: &mut String) {
     let _ = write!(
         out,
         "\nClients write and read raw bytes that were encoded before; one thread publishes, one receives, whatever the\n\
-         bus; but two receive in lib-w2, where one would be the bound by itself. At most {} MiB (or four messages) are under way, written and not yet received by everybody.\n\n\
+         bus; but two receive in lib-w2, where one would be the bound by itself. At most {} MiB (or four messages) are\n\
+         under way, written and not yet received by everybody.\n\n\
          `[limits]` of eeveed.toml that were raised:\n\n",
         UNDER_WAY_BYTES >> 20,
     );
