@@ -145,8 +145,7 @@ impl<'m> Program<'m> {
             line.contains(&first) || line.contains(&second)
         })?;
         m.run_ok(&["eeveectl", "resume", self.id])?.expect_text("resumed")?;
-        answered(person, &first)?;
-        answered(person, &second)?;
+        all_answered(person, vec![first, second])?;
         self.is("ready")?;
 
         // Stopped, commands wait; the unit ends in good order, and quickly.
@@ -184,6 +183,19 @@ impl<'m> Program<'m> {
 
 fn answered(person: &IrcClient, answer: &str) -> Result<()> {
     person.expect_message_within(JOIN, BOT, CHANNEL, |text| text.starts_with(answer))?;
+    Ok(())
+}
+
+/// Programs that run at the same time end in any order.
+fn all_answered(person: &IrcClient, mut answers: Vec<String>) -> Result<()> {
+    while !answers.is_empty() {
+        person
+            .expect_message_within(JOIN, BOT, CHANNEL, |text| {
+                let answered = answers.iter().position(|answer| text.starts_with(answer));
+                answered.map(|at| answers.swap_remove(at)).is_some()
+            })
+            .with_context(|| format!("not answered: {answers:?}"))?;
+    }
     Ok(())
 }
 
