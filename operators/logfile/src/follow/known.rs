@@ -5,11 +5,12 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::closed::Closed;
 use super::print::{Head, Likeness};
 use super::scan::Present;
 use super::state::Entry;
 use super::tail::{Key, Tail, key, looks};
-use super::{Closed, Follower, OPEN_MAX};
+use super::{Follower, OPEN_MAX};
 
 /// How long a copy of a file is looked for that was cut to nothing.
 const SEEK_MAX: Duration = Duration::from_secs(15);
@@ -117,7 +118,7 @@ impl Follower {
             Ok(tail) => self.add(tail, is_own, now),
             Err(error) => {
                 self.deny(&present.path, &error);
-                self.closed.insert(key, closed);
+                self.closed.insert(closed);
             }
         }
         true
@@ -133,14 +134,12 @@ impl Follower {
         if unknown.is_empty() {
             return;
         }
-        let is_orphan = |key: &Key, closed: &Closed| {
-            closed.entry.path == path
-                && !closed.entry.copy
+        let is_orphan = |closed: &&Closed| {
+            !closed.entry.copy
                 && closed.entry.digested.head_bytes > 0
-                && (!seen.contains(key) || closed.replaced)
+                && (!seen.contains(&closed.entry.key()) || closed.replaced)
         };
-        let orphans: Vec<Key> =
-            self.closed.iter().filter(|(key, closed)| is_orphan(key, closed)).map(|(key, _)| *key).collect();
+        let orphans: Vec<Key> = self.closed.of(path).filter(is_orphan).map(|closed| closed.entry.key()).collect();
         let head = |present: &Present| present.open().and_then(|file| Head::of(&file)).ok();
         let mut heads: Vec<Option<Head>> =
             if orphans.is_empty() { Vec::new() } else { unknown.iter().map(head).collect() };
@@ -174,8 +173,7 @@ impl Follower {
             let entry = Entry { device, inode, ..entry };
             if present.metadata.len() <= entry.position.offset {
                 self.closed.remove(&orphan);
-                let looked = Some(looks(&present.metadata));
-                self.closed.insert((device, inode), Closed { entry, looked, replaced: false, missing: None });
+                self.closed.insert(Closed::new(entry, Some(looks(&present.metadata))));
                 continue;
             }
             let resumed = present.open().and_then(|file| Tail::resume(&entry, file, self.config.rules.clone(), now));

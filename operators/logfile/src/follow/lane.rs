@@ -6,11 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::closed::Closed;
 use super::print::{self, Digested};
 use super::scan::{Generations, Present};
 use super::state::Entry;
 use super::tail::{Key, Tail, key, looks, nowhere};
-use super::{Closed, Follower, OPEN_MAX};
+use super::{Follower, OPEN_MAX};
 use crate::split::Position;
 
 /// Earlier generations of a path that are looked at.
@@ -32,7 +33,7 @@ impl Follower {
         earlier.retain(|present| names.insert(key(&present.metadata)));
         self.pass_over(&mut earlier);
         if blind {
-            seen.extend(self.closed.iter().filter(|(_, closed)| closed.entry.path == path).map(|(key, _)| *key));
+            seen.extend(self.closed.of(path).map(|closed| closed.entry.key()));
         }
         let numbers = self.lanes.get(path).map(|lane| lane.tails.clone()).unwrap_or_default();
         for number in numbers {
@@ -96,7 +97,7 @@ impl Follower {
         {
             (closed.entry.device, closed.entry.inode) = nowhere(closed.entry.epoch);
             (closed.looked, closed.replaced) = (None, true);
-            self.closed.insert(nowhere(closed.entry.epoch), closed);
+            self.closed.insert(closed);
         }
         if !at_path {
             tail.rotated_at = Some(now);
@@ -127,8 +128,7 @@ impl Follower {
 
     /// A file that is there and not read.
     pub(super) fn remember(&mut self, path: &Path, present: &Present, copy: bool) {
-        let of_lane = self.closed.values().filter(|closed| closed.entry.path == path).count();
-        if of_lane >= CLOSED_MAX && !self.is_new(present) {
+        if self.closed.count_of(path) >= CLOSED_MAX && !self.is_new(present) {
             return;
         }
         let (device, inode) = key(&present.metadata);
@@ -143,10 +143,7 @@ impl Follower {
             cuts: Vec::new(),
             copy,
         };
-        self.closed.insert(
-            (device, inode),
-            Closed { entry, looked: Some(looks(&present.metadata)), replaced: false, missing: None },
-        );
+        self.closed.insert(Closed::new(entry, Some(looks(&present.metadata))));
     }
 
     /// Whether no more files can be opened.

@@ -4,6 +4,7 @@
 //! goes to a [`Sink`] as long as that has room, and the place up to which a file is done moves only with
 //! [`Follower::settle`].
 
+mod closed;
 mod known;
 mod lane;
 mod marks;
@@ -25,8 +26,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::closed::{Closed, ClosedFiles};
 use self::state::{Entry, State};
-use self::tail::{Key, Looks, Tail};
+use self::tail::{Key, Tail};
 use self::watch::Watch;
 use crate::glob::Pattern;
 use crate::split::{Position, Rules};
@@ -93,8 +95,7 @@ pub(crate) struct Follower {
     lanes: BTreeMap<PathBuf, Lane>,
     tails: HashMap<u32, Tail>,
     last_tail: u32,
-    /// Files that are known and not open: earlier generations, copies, and all of them before the first look.
-    closed: HashMap<Key, Closed>,
+    closed: ClosedFiles,
     /// Files that may be a copy in the making, and since when.
     unclear: HashMap<Key, (Instant, u64)>,
     /// Names changed while they were looked at.
@@ -123,27 +124,16 @@ struct Lane {
     current: Option<u32>,
 }
 
-/// A file that is known.
-struct Closed {
-    entry: Entry,
-    /// As it looked when it was known to hold what the entry says.
-    looked: Option<Looks>,
-    /// Another file has its inode, or it was cut: what it held is somewhere else.
-    replaced: bool,
-    /// Since when it was not seen.
-    missing: Option<Instant>,
-}
-
 impl Follower {
     /// # Errors
     /// The places of the last time cannot be read; see [`State::load`].
     pub(crate) fn new(config: Config, directory: PathBuf, now: Instant) -> io::Result<Self> {
         let state = State::load(&directory)?.unwrap_or_default();
-        let closed = state.files.into_iter().map(|entry| {
-            let key = (entry.device, entry.inode);
-            let replaced = key == tail::nowhere(entry.epoch);
-            (key, Closed { entry, looked: None, replaced, missing: None })
-        });
+        let mut closed = ClosedFiles::default();
+        for entry in state.files {
+            let replaced = entry.key() == tail::nowhere(entry.epoch);
+            closed.insert(Closed { replaced, ..Closed::new(entry, None) });
+        }
         Ok(Self {
             config,
             directory,
@@ -151,7 +141,7 @@ impl Follower {
             lanes: BTreeMap::new(),
             tails: HashMap::new(),
             last_tail: 0,
-            closed: closed.collect(),
+            closed,
             unclear: HashMap::new(),
             unsettled: false,
             patterns: state.patterns,
@@ -283,7 +273,7 @@ impl Follower {
     /// are published twice after a crash.
     pub(crate) fn save(&mut self, now: Instant) {
         let mut files: Vec<Entry> = self.tails.values().filter_map(Tail::entry).collect();
-        files.extend(self.closed.values().map(|closed| closed.entry.clone()));
+        files.extend(self.closed.entries().cloned());
         files.sort_unstable_by(|a, b| (&a.path, a.inode).cmp(&(&b.path, b.inode)));
         let state = State { looked_at: self.looked_at, patterns: self.patterns.clone(), files, ..State::default() };
         self.save_at = None;

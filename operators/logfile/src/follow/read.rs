@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use super::closed::Closed;
 use super::tail::Look;
-use super::{Closed, Follower, Line, ROTATED_MAX, SAVE_EVERY, Sink};
+use super::{Follower, Line, ROTATED_MAX, SAVE_EVERY, Sink};
 
 impl Follower {
     /// Records that waited for more lines long enough.
@@ -122,10 +123,7 @@ impl Follower {
         self.save_at.get_or_insert(Instant::now() + SAVE_EVERY);
         if let (Some(entry), true) = (tail.entry(), tail.is_linked()) {
             tracing::debug!("{}: a rotated file is at rest", tail.path.display());
-            self.closed.insert(
-                (entry.device, entry.inode),
-                Closed { entry, looked: tail.looks(), replaced: false, missing: None },
-            );
+            self.closed.insert(Closed::new(entry, tail.looks()));
         }
     }
 }

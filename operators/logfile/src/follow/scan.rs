@@ -113,7 +113,7 @@ impl Follower {
     fn generations(&mut self, found: &Found) -> BTreeMap<PathBuf, Generations> {
         let mut names: HashMap<PathBuf, io::Result<Vec<String>>> = HashMap::new();
         let mut bases: HashMap<PathBuf, HashSet<String>> = HashMap::new();
-        let lanes = self.lanes.keys().chain(self.closed.values().map(|closed| &closed.entry.path));
+        let lanes = self.lanes.keys().chain(self.closed.paths());
         for path in found.files.iter().map(|(path, _)| path).chain(lanes) {
             if let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str()))
                 && !is_compressed(name)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::print::{Digested, Likeness};
+use super::tail::Key;
 use crate::split::Position;
 
 const VERSION: u32 = 1;
@@ -48,6 +49,10 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    pub(crate) fn key(&self) -> Key {
+        (self.device, self.inode)
+    }
+
     /// What another file has to do with this one.
     pub(crate) fn likeness(&self, file: &File, size: u64) -> io::Result<Likeness> {
         self.digested.likeness(file, size, self.position.offset)

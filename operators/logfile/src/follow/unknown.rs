@@ -61,7 +61,7 @@ impl Follower {
             most = most.max(tail.likeness(file, size).unwrap_or(Some(Likeness::Other))?);
         }
         let Ok(mut head) = Head::of(file) else { return Some(most) };
-        let closed = self.closed.values().filter(|closed| closed.entry.path == path && !closed.entry.copy);
+        let closed = self.closed.of(path).filter(|closed| !closed.entry.copy);
         let alike = closed.filter(|closed| head.is_of(&closed.entry.digested));
         Some(alike.map(|closed| closed.entry.likeness(file, size).unwrap_or(Likeness::Other)).fold(most, Ord::max))
     }
