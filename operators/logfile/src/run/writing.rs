@@ -94,11 +94,11 @@ impl Work<'_> {
         if writing.batch.is_some() || writing.waiting.is_empty() {
             return;
         }
-        let again = writing.again_at.take().is_some();
+        writing.again_at = None;
         let (messages, writer) = (std::mem::take(&mut writing.waiting), Arc::clone(&writing.writer));
         writing.bytes = 0;
         writing.batch = Some(tokio::task::spawn_blocking(move || {
-            let result = lock(&writer).write(&messages, again);
+            let result = lock(&writer).write(&messages);
             (messages, result)
         }));
     }
@@ -145,8 +145,10 @@ impl Work<'_> {
         if let Some(writing) = &self.writer {
             let writer = Arc::clone(&writing.writer);
             // A batch may hold it for as long as the disk takes.
-            tokio::task::spawn_blocking(move || lock(&writer).reopen());
-            tracing::info!("SIGHUP: files are opened anew");
+            tokio::task::spawn_blocking(move || {
+                lock(&writer).reopen();
+                tracing::info!("SIGHUP: files are opened anew");
+            });
         }
     }
 }

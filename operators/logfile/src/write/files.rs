@@ -1,7 +1,7 @@
 //! The files that are written. A batch is written as a whole, file by file, and only then acknowledged; a file that took a
 //! part of it is cut back, so that nothing stands in it twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use libeevee::module::ByteSize;
 use libeevee::{Message, Timestamp};
 
+use super::again;
 use super::line::line;
 use super::template::{Template, time};
 use crate::settings::{Every, Format, RotateSettings, WriteSettings};
@@ -20,8 +21,6 @@ use crate::settings::{Every, Format, RotateSettings, WriteSettings};
 const OPEN_MAX: usize = 64;
 /// How often it is looked whether somebody has moved a file away.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A message that comes again is looked for in so much of the end of its file.
-const TAIL_BYTES: u64 = 256 << 10;
 
 /// What is written where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +51,8 @@ impl Plan {
 pub(crate) struct Writer {
     plan: Plan,
     open: HashMap<PathBuf, Open>,
+    /// Messages of a batch that are in their files, while another file has not taken its part.
+    written: HashSet<u64>,
     uses: u64,
 }
 
@@ -66,7 +67,7 @@ struct Open {
 
 impl Writer {
     pub(crate) fn new(plan: Plan) -> Self {
-        Self { plan, open: HashMap::new(), uses: 0 }
+        Self { plan, open: HashMap::new(), written: HashSet::new(), uses: 0 }
     }
 
     /// Other settings. Files are opened anew.
@@ -84,21 +85,45 @@ impl Writer {
     /// has all of them, and with `sync` the disk has.
     ///
     /// # Errors
-    /// The file that did not take its part; what was written into others is found there when the batch comes again.
-    pub(crate) fn write(&mut self, messages: &[Arc<Message>], again: bool) -> io::Result<()> {
+    /// The file that did not take its part; what others took is known when the batch comes again.
+    pub(crate) fn write(&mut self, messages: &[Arc<Message>]) -> io::Result<()> {
         let mut parts: BTreeMap<PathBuf, Vec<&Message>> = BTreeMap::new();
-        for message in messages {
+        // While a batch waited for the disk, a bus that restarted may have delivered a part of it again.
+        let mut seen = self.written.clone();
+        for message in messages.iter().filter(|message| seen.insert(message.id)) {
             let path = self.plan.directory.join(self.plan.template.path(message));
             parts.entry(path).or_default().push(message);
         }
         for (path, messages) in parts {
-            self.write_file(&path, &messages, again)
+            self.missing(&path, messages)
+                .and_then(|missing| self.write_file(&path, &missing))
                 .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
         }
+        self.written.clear();
         Ok(())
     }
 
-    fn write_file(&mut self, path: &Path, messages: &[&Message], again: bool) -> io::Result<()> {
+    /// Those that do not stand in their file. Asked before anything is set aside: what stands there needs no room.
+    fn missing<'m>(&self, path: &Path, messages: Vec<&'m Message>) -> io::Result<Vec<&'m Message>> {
+        let format = self.plan.format;
+        let is_doubtful = |message: &Message| message.delivery.attempt > 1;
+        let doubtful = messages.iter().filter(|message| is_doubtful(message));
+        let mut standing: HashMap<Vec<u8>, usize> = doubtful.map(|message| (line(message, format), 0)).collect();
+        if standing.is_empty() {
+            return Ok(messages);
+        }
+        again::count(path, &mut standing)?;
+        let mut stands = |message: &Message| match standing.get_mut(&line(message, format)) {
+            Some(left) if is_doubtful(message) && *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        };
+        Ok(messages.into_iter().filter(|message| !stands(message)).collect())
+    }
+
+    fn write_file(&mut self, path: &Path, messages: &[&Message]) -> io::Result<()> {
         let mut at = 0;
         while at < messages.len() {
             self.prepare(path, messages[at])?;
@@ -106,7 +131,6 @@ impl Writer {
             let limit = self.plan.rotate.as_ref().and_then(|rotate| rotate.size).map(|ByteSize(bytes)| bytes);
             let every = self.plan.rotate.as_ref().and_then(|rotate| rotate.every);
             let Some(open) = self.open.get_mut(path) else { return Ok(()) };
-            let mut tail = None;
             let mut lines = Vec::new();
             let first = at;
             while let Some(message) = messages.get(at) {
@@ -116,21 +140,17 @@ impl Writer {
                     break;
                 }
                 at += 1;
-                if (again || message.delivery.attempt > 1) && is_there(&open.file, open.bytes, &mut tail, &line)? {
-                    continue;
-                }
                 lines.extend_from_slice(&line);
             }
-            if let Err(error) = open.file.write_all(&lines) {
+            let written = open.file.write_all(&lines).and_then(|()| if sync { open.file.sync_data() } else { Ok(()) });
+            if let Err(error) = written {
                 // Half a line must not stay; where even that fails, the next start ends it.
                 let _ = open.file.set_len(open.bytes);
                 self.open.remove(path);
                 return Err(error);
             }
             open.bytes += lines.len() as u64;
-            if sync && !lines.is_empty() {
-                open.file.sync_data()?;
-            }
+            self.written.extend(messages[first..at].iter().map(|message| message.id));
         }
         Ok(())
     }
@@ -219,34 +239,119 @@ fn period(timestamp: Timestamp, every: Option<Every>) -> String {
     time(timestamp)[..length].to_owned()
 }
 
-/// Whether a line stands in the end of a file already.
-fn is_there(file: &File, bytes: u64, tail: &mut Option<Vec<u8>>, line: &[u8]) -> io::Result<bool> {
-    let tail = match tail {
-        Some(tail) => tail,
-        None => {
-            let from = bytes.saturating_sub(TAIL_BYTES);
-            let mut buffer = vec![0; (bytes - from) as usize];
-            file.read_exact_at(&mut buffer, from)?;
-            tail.insert(buffer)
-        }
-    };
-    Ok(tail.split_inclusive(|byte| *byte == b'\n').any(|there| there == line))
+/// The file that `x.log` was so many rotations ago.
+pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
 }
 
 /// `x.log` becomes `x.log.1`, that before it `x.log.2`, and the oldest goes.
 fn set_aside(path: &Path, keep: u32) -> io::Result<()> {
-    let numbered = |number: u32| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{number}"));
-        PathBuf::from(name)
-    };
     let ignore_absent = |result: io::Result<()>| match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     };
-    ignore_absent(std::fs::remove_file(numbered(keep)))?;
+    ignore_absent(std::fs::remove_file(numbered(path, keep)))?;
     for number in (1..keep).rev() {
-        ignore_absent(std::fs::rename(numbered(number), numbered(number + 1)))?;
+        ignore_absent(std::fs::rename(numbered(path, number), numbered(path, number + 1)))?;
     }
-    ignore_absent(std::fs::rename(path, numbered(1)))
+    ignore_absent(std::fs::rename(path, numbered(path, 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use libeevee::{Delivery, Document, Headers};
+
+    use super::*;
+    use crate::settings::LogSettings;
+
+    /// The user has the number, so that no two lines are the same.
+    fn message(number: u64, channel: &str, attempt: u32) -> Arc<Message> {
+        let user = format!("user-{number}");
+        let headers = [("type", "chat.message"), ("channel", channel), ("user", &user)];
+        Arc::new(Message {
+            id: number,
+            source: "irc".into(),
+            timestamp: Timestamp(0),
+            cause: None,
+            hops: 0,
+            document: Document { headers: Headers::try_from(headers).unwrap(), body: "x".repeat(1600).into() }.into(),
+            reply_address: None,
+            delivery: Delivery::new(attempt, Duration::ZERO),
+        })
+    }
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn writer(&self) -> Writer {
+            let text = "[settings]\nwrite = { subscribe = [\"*\"], directory = \"chat\", pattern = \"{channel}.log\", \
+                        rotate = { size = \"4 KiB\", keep = 9 } }\n";
+            let settings: LogSettings = libeevee::parse_module("logs.toml", text).map_err(|d| d.to_string()).unwrap();
+            Writer::new(Plan::new(self.0.path(), settings.write.as_ref().unwrap()).unwrap())
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join("chat").join(name)
+        }
+
+        /// Whose lines are in the file.
+        fn users(&self, name: &str) -> Vec<u64> {
+            let text = std::fs::read_to_string(self.path(name)).unwrap();
+            let number = |line: &str| line.split_once("<user-").unwrap().1.split_once('>').unwrap().0.parse().unwrap();
+            text.lines().map(number).collect()
+        }
+    }
+
+    fn place() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    /// Killed before it could acknowledge, it gets all of a full file again, and of the one before it.
+    #[test]
+    fn a_message_that_comes_again_sets_no_file_aside() {
+        let place = place();
+        let all =
+            |count: u64, attempt: u32| (1..=count).map(|number| message(number, "x", attempt)).collect::<Vec<_>>();
+        place.writer().write(&all(4, 1)).unwrap();
+        place.writer().write(&all(4, 2)[1..2]).unwrap();
+        place.writer().write(&all(5, 2)).unwrap();
+        assert_eq!(
+            [place.users("x.log.2"), place.users("x.log.1"), place.users("x.log")],
+            [vec![1, 2], vec![3, 4], vec![5]]
+        );
+    }
+
+    #[test]
+    fn a_batch_that_failed_is_written_once() {
+        let place = place();
+        let mut writer = place.writer();
+        std::fs::create_dir_all(place.path("b.log")).unwrap();
+        let mut batch: Vec<_> = (1..=6).map(|number| message(number, if number < 5 { "a" } else { "b" }, 1)).collect();
+        for _ in 0..2 {
+            assert!(writer.write(&batch).unwrap_err().to_string().contains("b.log"));
+        }
+        std::fs::remove_dir(place.path("b.log")).unwrap();
+        batch.extend([message(7, "a", 1), message(2, "a", 2), message(6, "b", 2)]);
+        writer.write(&batch).unwrap();
+        assert_eq!(
+            [place.users("a.log.2"), place.users("a.log.1"), place.users("a.log")],
+            [vec![1, 2], vec![3, 4], vec![7]]
+        );
+        assert_eq!(place.users("b.log"), [5, 6]);
+    }
+
+    /// Who says the same twice within a millisecond is written twice, also when only one of them was written before a kill.
+    #[test]
+    fn lines_that_are_the_same() {
+        let place = place();
+        let same = |id: u64, attempt: u32| {
+            let message = Arc::unwrap_or_clone(message(1, "x", attempt));
+            Arc::new(Message { id, ..message })
+        };
+        place.writer().write(&[same(1, 1)]).unwrap();
+        place.writer().write(&[same(1, 2), same(2, 2), same(3, 1)]).unwrap();
+        assert_eq!([place.users("x.log.1"), place.users("x.log")], [vec![1, 1], vec![1]]);
+    }
 }

@@ -1,5 +1,6 @@
 //! Writes messages into files: which file, which line, and the files themselves.
 
+mod again;
 mod files;
 mod line;
 mod template;
