@@ -46,7 +46,8 @@ struct Inner {
     settled: Vec<(u32, Position)>,
     config: Option<Config>,
     stop: Stop,
-    condition: Condition,
+    /// None before the first look.
+    condition: Option<Condition>,
     ended: Option<Result<(), String>>,
 }
 
@@ -145,8 +146,8 @@ fn follow(feed: &Feed, mut woken: UnixStream, config: Config, directory: PathBuf
         };
         let condition = follower.condition();
         let mut inner = feed.lock();
-        if inner.condition != condition {
-            inner.condition = condition;
+        if inner.condition.as_ref() != Some(&condition) {
+            inner.condition = Some(condition);
             feed.changed.notify_one();
         }
         drop(inner);
@@ -234,7 +235,7 @@ pub(crate) async fn publish(
             for line in inner.lines.drain(..) {
                 outbox.push(Addressed { line, network: Rc::clone(&network) });
             }
-            report.files.replace(Some(inner.condition.clone()));
+            report.files.replace(inner.condition.clone());
             if let Some(ended) = inner.ended.take() {
                 return ended;
             }

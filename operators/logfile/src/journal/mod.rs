@@ -103,7 +103,6 @@ pub(crate) async fn follow(
     network: watch::Receiver<Rc<str>>,
     report: Rc<Report>,
 ) -> Result<(), String> {
-    report.journal.replace(Some(Journal::Follows));
     let stored: Option<Place> = op.store().get(KEY).await.map_err(|error| error.to_string())?;
     let place = match stored {
         Some(place) => place,
@@ -123,7 +122,7 @@ pub(crate) async fn follow(
         op,
         settings,
         network,
-        report,
+        report: Rc::clone(&report),
         place,
         read,
         pending,
@@ -134,6 +133,8 @@ pub(crate) async fn follow(
         follows: true,
     };
     follow.save().await?;
+    // Not before it is known where it begins: what is written from now on is followed.
+    report.journal.replace(Some(Journal::Follows));
     follow.run(stop).await
 }
 

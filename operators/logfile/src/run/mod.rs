@@ -13,7 +13,7 @@ use libeevee::{Error, GapReason};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use self::writing::{Writes, written};
 use crate::files::{self, Feed, PLATFORM};
@@ -23,6 +23,9 @@ use crate::report::Report;
 use crate::settings::LogSettings;
 
 const STATUS_EVERY: Duration = Duration::from_secs(2);
+/// A start waits so long for the first look at files and journal.
+const FIRST_LOOK_MAX: Duration = Duration::from_secs(5);
+const FIRST_LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How often a network that another operator holds is claimed again.
 const CLAIM_EVERY: Duration = Duration::from_secs(10);
 /// A rotated file is closed when nothing was written to it for so long.
@@ -52,6 +55,8 @@ pub(crate) async fn run(op: Operator<LogSettings>) -> Result<(), Failure> {
     work.follow_files().map_err(Failure::other)?;
     work.follow_journal();
     work.write(None).await?;
+    // Whoever starts it and then writes a line finds that line published. A disk that hangs is no reason not to start.
+    let _ = timeout(FIRST_LOOK_MAX, work.has_looked()).await;
     op.ready(&work.report.status(op.id().as_str())).await;
     work.run().await
 }
@@ -115,6 +120,16 @@ impl Work<'_> {
         }
         self.show().await;
         Ok(())
+    }
+
+    /// Until it is known what was there before.
+    async fn has_looked(&self) {
+        let looks = |running: &Running| !running.task.is_finished();
+        while (self.report.files.borrow().is_none() && self.files.as_ref().is_some_and(|(_, running)| looks(running)))
+            || (self.report.journal.borrow().is_none() && self.journal.as_ref().is_some_and(looks))
+        {
+            sleep(FIRST_LOOK_EVERY).await;
+        }
     }
 
     async fn show(&self) {
