@@ -14,7 +14,7 @@ use support::{Bus, Session, soon, welcome};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
 
 /// An IRC server that lets anybody in, as far as the test lets it.
@@ -346,7 +346,10 @@ async fn a_halt_waits_for_what_is_still_to_be_said() {
 #[tokio::test]
 async fn what_is_to_be_said_waits_for_the_network() {
     let place = Place::new();
-    let port = Server::start().await.port();
+    // The port is taken, and nobody listens on it.
+    let away = TcpSocket::new_v4().unwrap();
+    away.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = away.local_addr().unwrap().port();
     let (irc, mut session) = place.ready(&settings(port, "libera")).await;
     status(&mut session, "retrying").await;
     let number = session.subscriptions[0].0;
@@ -359,7 +362,7 @@ async fn what_is_to_be_said_waits_for_the_network() {
     assert_eq!(why, "not said: #a: it has 301 lines, at most 300 are said at once: publish it in parts");
     status(&mut session, "; 303 lines not said").await;
 
-    let server = Server(TcpListener::bind(("127.0.0.1", port)).await.unwrap());
+    let server = Server(away.listen(16).unwrap());
     let mut peer = server.joined().await;
     assert_eq!(peer.hears("PRIVMSG").await, "PRIVMSG #a :I waited");
     peer.confirms().await;
@@ -411,7 +414,8 @@ async fn nothing_is_said_twice_because_the_bus_went_away() {
     session.close();
     peer.confirms().await;
     // What is heard meanwhile is published later.
-    peer.say(":goos!~g@honk PRIVMSG #a :!dice\r\n:goos!~g@honk PRIVMSG #a :hello").await;
+    peer.say(":goos!~g@honk PRIVMSG #a :!dice\r\n:goos!~g@honk PRIVMSG #a :hello\r\nPING :all").await;
+    peer.hears("PONG :all").await;
 
     let mut session = place.bus.session(Content::Welcome(Welcome { session: 2, boot: 101, ..met("") })).await;
     acknowledged(&mut session, 2000).await;

@@ -28,7 +28,7 @@ impl Services {
             }
         }
         let directory = TempDir::new().unwrap();
-        let (port, tls_port, link) = (free_port(), free_port(), free_port());
+        let [port, tls_port, link] = free_ports();
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let path = directory.path().to_owned();
         let file = |name: &str, text: &str| std::fs::write(path.join(name), text).unwrap();
@@ -52,12 +52,7 @@ impl Services {
             _directory: directory,
         };
         for listening in [link, port, tls_port] {
-            let mut tries = 0;
-            while TcpStream::connect(("127.0.0.1", listening)).await.is_err() {
-                tries += 1;
-                assert!(tries < 500, "inspircd does not listen on {listening}");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            listens(listening).await;
         }
         let (config, log, pid) = (place("atheme.conf"), place("atheme.log"), place("atheme.pid"));
         let files = [flag("-c"), &config, flag("-l"), &log, flag("-p"), &pid, flag("-D"), path.as_os_str()];
