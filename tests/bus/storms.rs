@@ -118,10 +118,10 @@ async fn a_rate_bounds_what_an_operator_publishes_and_nobody_else() {
     });
     // What is bounded waits; others are served at once, many more than this rate allows.
     let beside = Instant::now();
-    for _ in 0..200 {
+    for _ in 0..1_000 {
         free.publish_confirmed(document(&[("type", "y")], "")).await.unwrap();
     }
-    assert!(beside.elapsed() < Duration::from_secs(1), "{:?}", beside.elapsed());
+    assert!(beside.elapsed() < Duration::from_secs(5), "{:?}", beside.elapsed());
     let mut times = Vec::new();
     for number in 0..120 {
         assert_eq!(message(&mut heard).await.text(), Some(number.to_string().as_str()), "none is lost, none overtakes");

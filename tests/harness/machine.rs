@@ -61,11 +61,10 @@ impl Machine {
         let id = format!("{name}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let top = host::run_dir()?;
         let run = top.join(&id);
-        let guard = File::create(top.join("start.lock"))?;
-        guard.lock()?;
+        let starts = Machine::hold_starts()?;
         leftovers::collect(top);
         let keeper = start_keeper(&run, &base.path, &leftovers::cgroup(&id), name);
-        drop(guard);
+        drop(starts);
         // From here on the machine is dropped, and so cleaned up, on every error.
         let mut machine = Machine {
             suite,
@@ -78,6 +77,13 @@ impl Machine {
         machine.wait_booted(0)?;
         machine.boot_time = start.elapsed();
         Ok(machine)
+    }
+
+    /// As long as this is held, no machine is started on this host, and nothing that was left of one is collected.
+    pub fn hold_starts() -> Result<File> {
+        let held = File::create(host::run_dir()?.join("start.lock"))?;
+        held.lock()?;
+        Ok(held)
     }
 
     pub fn suite(&self) -> Suite {

@@ -285,7 +285,7 @@ mod tests {
     fn a_hanging_command_is_killed_with_its_children_and_shows_its_output() {
         let start = Instant::now();
         let script = sh("echo said; sleep 60 & sleep 60");
-        let result = run(script, None, b"", Duration::from_millis(300));
+        let result = run(script, None, b"", Duration::from_secs(2));
         let error = format!("{:#}", result.err().expect("a deadline"));
         assert!(error.contains("said"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(10));
@@ -294,11 +294,11 @@ mod tests {
     #[test]
     fn a_background_child_that_keeps_the_pipes_does_not_hang_the_caller() {
         let start = Instant::now();
-        let script = sh("echo said; sleep 5 & exit 3");
+        let script = sh("echo said; sleep 30 & exit 3");
         let done = run(script, None, b"", Duration::from_secs(60)).expect("it ends");
         assert_eq!(done.status, 3);
         assert_eq!(done.stdout, b"said\n");
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(20));
     }
 
     #[test]

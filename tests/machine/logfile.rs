@@ -293,12 +293,14 @@ fn logfile_journal_and_access(m: &Machine) -> Result<()> {
             _ => {}
         }
     }
-    wait_written(m, &["warning 350"])?;
+    m.wait_for("all of it, once", SOON * 2, || {
+        let mut found = written(m, "log.line.log");
+        // What systemd says about units is theirs, too.
+        found.retain(|text| text.starts_with("warning") || text.starts_with("not UTF-8") || expected.contains(text));
+        ensure!(found == expected, "{found:#?}\n{expected:#?}");
+        Ok(())
+    })?;
     says(m, LOGS, "following the journal")?;
-    let mut found = written(m, "log.line.log");
-    // What systemd says about units is theirs, too.
-    found.retain(|text| text.starts_with("warning") || text.starts_with("not UTF-8") || expected.contains(text));
-    ensure!(found == expected, "{found:#?}\n{expected:#?}");
     ensure!(!written(m, "log.line.log").iter().any(|text| text.contains("ready: ")), "it follows itself");
     Ok(())
 }
