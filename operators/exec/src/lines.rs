@@ -3,6 +3,7 @@
 use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// How much is read in one go.
@@ -51,7 +52,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 
     fn take(&mut self) -> Option<Line> {
         loop {
-            let found = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n');
+            let found = memchr(b'\n', &self.buffer[self.searched..]);
             let end = found.map(|at| self.searched + at);
             if self.skipping {
                 self.buffer.advance(end.map_or(self.buffer.len(), |end| end + 1));
