@@ -67,7 +67,7 @@ async fn it_waits_while_the_bus_is_away() {
     assert!(place.systemd.expect("STATUS=bus away ").await[0].ends_with(" s"));
     let bus = place.bus();
     let mut session = bus.session(Content::Welcome(welcome("hello", "hello", None))).await;
-    assert_eq!(place.systemd.expect("STATUS=").await, ["STATUS=commands: hello"]);
+    assert_eq!(place.systemd.expect("STATUS=commands").await, ["STATUS=commands: hello"]);
     assert_eq!(session.state(OperatorState::Ready).await, "commands: hello");
     drop(operator);
 }

@@ -85,7 +85,7 @@ async fn a_request_is_answered_to_its_sender_alone() {
     let bus = Bus::start();
     let (asker, answerer) = (bus.operator("asker").await, bus.operator("answerer").await);
     let time = std::time::Duration::from_millis(300);
-    let nobody = asker.request(document(&[("type", "q")], "?"), time).await.unwrap_err();
+    let nobody = asker.request(document(&[("type", "q")], "?"), crate::bus::SOON).await.unwrap_err();
     assert_eq!(nobody.code(), Some(Code::NoResponder), "{nobody}");
     let mut questions = answerer.subscribe("type=q").await.unwrap();
     let late = asker.request(document(&[("type", "q")], "?"), time).await.unwrap_err();

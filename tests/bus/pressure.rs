@@ -109,9 +109,11 @@ async fn a_slow_consumer_is_told_why_it_is_cut() {
     assert_eq!(raw.frame().unwrap().content, Content::Ok);
     let a = bus.operator("a").await;
     let large = document(&[("type", "x")], &"x".repeat(100_000));
-    // More than socket, output and queue hold together; then it reads, late, but while the bus waits with its farewell.
-    for _ in 0..20 {
-        a.publish_confirmed(large.clone()).await.unwrap();
+    // Until there is more than socket, output and queue hold together; then it reads, while the bus waits with its farewell.
+    for _ in 0..100 {
+        if a.publish_confirmed(large.clone()).await.unwrap().live == 0 {
+            break;
+        }
     }
     let last = std::iter::from_fn(|| raw.frame()).last().unwrap().content;
     let Content::Error(refusal) = last else { panic!("it was cut without a word: {last:?}") };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::bus::document;
-use crate::place::{Place, said};
+use crate::place::{Place, WAIT, said};
 
 const COMMAND: &str = "run = \"DIR/program\"\ncommand = \"do\"\n";
 
@@ -122,30 +122,31 @@ async fn a_run_that_fails_comes_again_and_one_that_cannot_is_a_dead_letter() {
 async fn a_run_that_takes_too_long_is_ended_with_all_that_it_started() {
     let script = "#!/bin/sh\nread -r word\n[ \"$word\" = slow ] || { echo quick; exit; }\n\
                   sleep 4711.MARK1 & setsid sleep 4711.MARK2 & (setsid sleep 4711.MARK3 &)\ntrap '' TERM\nsleep 4711.MARK4\nsleep 4711.MARK5\n";
-    let mut place =
-        Place::new(&format!("{COMMAND}timeout = \"500 ms\"\ndurable = false\n"), &[("program", script)]).await;
+    let mut place = Place::new(&format!("{COMMAND}timeout = \"5 s\"\ndurable = false\n"), &[("program", script)]).await;
     place.say("!do slow").await;
     place.until("processes", || place.processes("sleep 4711.MARK").len() == 4).await;
-    place.logs("it did not end within 500ms, and was ended").await;
+    place.logs("it did not end within 5s, and was ended").await;
     place.until("end of all processes", || place.processes("sleep 4711.MARK").is_empty()).await;
     place.asks("!do it", "quick").await;
 }
 
 #[tokio::test]
 async fn one_that_forks_and_exits_is_done_and_leaves_nothing() {
-    // Its children hold the pipes open.
-    let script = "#!/bin/sh\nsleep 4712.MARK1 &\nsetsid sh -c 'sleep 4712.MARK2; sleep 4712.MARK3' &\necho done\n";
+    // Its children hold the pipes open, and one is in a session of its own when it exits.
+    let script = "#!/bin/sh\nsleep 4712.MARK1 &\nsetsid sh -c '>\"$STATE_DIRECTORY/go\"; sleep 4712.MARK2; sleep 4712.MARK3' &\nWAIT\necho done\n";
+    let script = &script.replace("WAIT", WAIT);
     let mut place = place(script).await;
     let began = std::time::Instant::now();
     place.asks("!do it", "done").await;
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     place.until("end of all processes", || place.processes("sleep 4712.MARK").is_empty()).await;
     place.logs("that a program had left behind").await;
 }
 
 #[tokio::test]
 async fn as_many_run_as_are_allowed() {
-    let script = "#!/bin/sh\necho x >>\"$STATE_DIRECTORY/began\"\nwhile [ ! -e \"$STATE_DIRECTORY/go\" ]; do sleep 0.05; done\necho \"$EEVEE_MESSAGE\"\n";
+    let script = "#!/bin/sh\necho x >>\"$STATE_DIRECTORY/began\"\nWAIT\necho \"$EEVEE_MESSAGE\"\n";
+    let script = &script.replace("WAIT", WAIT);
     let mut place = Place::new(&format!("{COMMAND}parallel = 2\n"), &[("program", script)]).await;
     for _ in 0..5 {
         place.say("!do it").await;
@@ -154,7 +155,7 @@ async fn as_many_run_as_are_allowed() {
     place.until("two runs", || began() == 2).await;
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert_eq!(began(), 2);
-    std::fs::write(place.path("state/go"), "").unwrap();
+    place.go();
     for _ in 0..5 {
         place.answer().await;
     }
@@ -253,11 +254,13 @@ async fn a_stop_waits_for_no_run_for_ever_and_its_message_comes_again() {
 
 #[tokio::test]
 async fn a_command_is_answered_once_over_a_kill() {
-    let mut place = place("#!/bin/sh\necho x >>\"$STATE_DIRECTORY/runs\"\nsleep 0.7\necho \"$EEVEE_ATTEMPT\"\n").await;
+    let script = "#!/bin/sh\necho x >>\"$STATE_DIRECTORY/runs\"\nWAIT\necho \"$EEVEE_ATTEMPT\"\n";
+    let mut place = place(&script.replace("WAIT", WAIT)).await;
     place.say("!do it").await;
     place.until("run", || place.path("state/runs").exists()).await;
     place.signal(Signal::SIGKILL);
     place.ended().await;
+    place.go();
     place.start();
     place.answers("2").await;
     assert!(place.is_silent(Duration::from_millis(500)).await);
@@ -304,14 +307,15 @@ async fn arguments_that_no_process_can_have() {
 /// A halt takes nothing away from a run; it is over when the run is.
 #[tokio::test]
 async fn a_run_outlives_a_halt_and_nothing_else_begins() {
-    let script = "#!/bin/sh\necho x >>\"$STATE_DIRECTORY/began\"\nsleep 1.5\necho finished\n";
-    let mut place = place(script).await;
+    let script = "#!/bin/sh\necho x >>\"$STATE_DIRECTORY/began\"\nWAIT\necho finished\n";
+    let mut place = place(&script.replace("WAIT", WAIT)).await;
     let began = || std::fs::read_to_string(place.path("state/began")).unwrap_or_default().lines().count();
     place.say("!do it").await;
     place.until("run", || began() == 1).await;
     place.control("halt").await.unwrap();
     place.say("!do it again").await;
     assert_ne!(place.status().await["state"], "halted", "with a run in hand");
+    place.go();
     place.answers("finished").await;
     place.is("halted").await;
     assert!(place.is_silent(Duration::from_millis(700)).await);

@@ -12,7 +12,10 @@ use nix::unistd::Pid;
 use crate::bus::{Bus, message};
 
 /// Longer than anything takes that goes right, on a machine that is busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A line of shell that waits until the test says [go](Place::go).
+pub(crate) const WAIT: &str = "while [ ! -e \"$STATE_DIRECTORY/go\" ]; do sleep 0.05; done";
 
 pub(crate) const ID: &str = "test";
 
@@ -132,6 +135,11 @@ impl Place {
             assert!(Instant::now() < deadline, "no {what}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// What programs [wait](WAIT) for.
+    pub(crate) fn go(&self) {
+        std::fs::write(self.path("state/go"), "").unwrap();
     }
 
     pub(crate) async fn status(&self) -> serde_json::Value {
