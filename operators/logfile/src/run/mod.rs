@@ -110,7 +110,7 @@ impl Work<'_> {
                     self.on_event(event).await?;
                 }
                 (which, ended) = ended(&mut self.files, &mut self.journal) => self.on_end(which, ended)?,
-                written = written(&mut self.writer) => self.on_written(written),
+                written = written(&mut self.writer) => self.on_written(written)?,
                 () = files::until(write_at) => self.write_batch(),
                 () = files::until(claim_at) => self.claim(),
                 result = claimed(&mut self.claiming) => self.on_claimed(result),

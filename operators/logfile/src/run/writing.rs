@@ -22,6 +22,8 @@ const WINDOW_BYTES: u64 = 4 << 20;
 const WRITE_AGAIN: Duration = Duration::from_secs(5);
 
 type Batch = JoinHandle<(Vec<Arc<Message>>, std::io::Result<()>)>;
+/// A batch, and whether it lies in its files; the text of a panic.
+pub(super) type Written = Result<(Vec<Arc<Message>>, std::io::Result<()>), String>;
 
 /// What is being written.
 pub(super) struct Writes {
@@ -44,6 +46,11 @@ impl Work<'_> {
 
     /// Begins to write, goes on with other settings, or ends it.
     pub(super) async fn write(&mut self, old: Option<&WriteSettings>) -> Result<(), Failure> {
+        // What is being written goes where it was to go, and is acknowledged.
+        while self.writer.as_ref().is_some_and(|writing| writing.batch.is_some()) {
+            let written = written(&mut self.writer).await;
+            self.on_written(written)?;
+        }
         let plan = self.plan(&self.settings).map_err(Failure::config)?;
         let (Some(plan), Some(settings)) = (plan, self.settings.write.clone()) else {
             if let Some(writing) = self.writer.take() {
@@ -103,13 +110,16 @@ impl Work<'_> {
         }));
     }
 
-    pub(super) fn on_written(&mut self, written: Result<(Vec<Arc<Message>>, std::io::Result<()>), String>) {
-        let Some(writing) = &mut self.writer else { return };
+    /// # Errors
+    /// The thread panicked: only another run gets those messages again.
+    pub(super) fn on_written(&mut self, written: Written) -> Result<(), Failure> {
+        let Some(writing) = &mut self.writer else { return Ok(()) };
         writing.batch = None;
+        let written = written.map_err(|why| Failure::other(format_args!("writing failed: {why}")))?;
         let mut state = self.report.writing.borrow_mut();
         let report = state.get_or_insert_default();
         match written {
-            Ok((messages, Ok(()))) => {
+            (messages, Ok(())) => {
                 report.messages += messages.len() as u64;
                 report.trouble = None;
                 for message in messages {
@@ -118,15 +128,16 @@ impl Work<'_> {
                     }
                 }
             }
-            Ok((mut messages, Err(error))) => {
+            (messages, Err(error)) if self.stopping => {
+                tracing::warn!("{} messages are not written, the bus keeps them: {error}", messages.len());
+            }
+            (mut messages, Err(error)) => {
                 report.trouble = Some(format!("nothing can be written, messages wait: {error}"));
                 writing.bytes += messages.iter().map(|message| message.document.body_bytes().len()).sum::<usize>();
                 messages.append(&mut writing.waiting);
                 writing.waiting = messages;
                 writing.again_at = Some(Instant::now() + WRITE_AGAIN);
             }
-            // They were not acknowledged, and come again.
-            Err(why) => report.trouble = Some(format!("writing failed: {why}")),
         }
         drop(state);
         if writing.again_at.is_none() {
@@ -139,6 +150,7 @@ impl Work<'_> {
             // What cannot be written waits for a disk; a halt does not wait for that.
             writing.in_hand = None;
         }
+        Ok(())
     }
 
     pub(super) fn reopen(&self) {
@@ -168,7 +180,7 @@ fn lock(writer: &Mutex<Writer>) -> std::sync::MutexGuard<'_, Writer> {
     writer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) async fn written(writing: &mut Option<Writes>) -> Result<(Vec<Arc<Message>>, std::io::Result<()>), String> {
+pub(super) async fn written(writing: &mut Option<Writes>) -> Written {
     match writing.as_mut().and_then(|writing| writing.batch.as_mut()) {
         Some(batch) => batch.await.map_err(|error| error.to_string()),
         None => std::future::pending().await,

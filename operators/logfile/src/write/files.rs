@@ -11,14 +11,17 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use libeevee::module::ByteSize;
 use libeevee::{Message, Timestamp};
+use sha2::{Digest, Sha256};
 
-use super::again;
+use super::again::Search;
 use super::line::line;
 use super::template::{Template, time};
 use crate::settings::{Every, Format, RotateSettings, WriteSettings};
 
 /// Files that are open at the same time.
 const OPEN_MAX: usize = 64;
+/// So many files that were set aside by others are looked through for what comes again.
+const GENERATIONS: u32 = 2;
 /// How often it is looked whether somebody has moved a file away.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -46,6 +49,21 @@ impl Plan {
             rotate: settings.rotate.clone(),
         })
     }
+
+    /// How many files of numbers behind a file's name are its own, set aside by us or by logrotate.
+    fn generations(&self) -> u32 {
+        match &self.rotate {
+            Some(rotate) => rotate.keep,
+            // Else it may be that of another channel.
+            None => {
+                if self.template.ends_in_letters() {
+                    GENERATIONS
+                } else {
+                    0
+                }
+            }
+        }
+    }
 }
 
 pub(crate) struct Writer {
@@ -53,6 +71,11 @@ pub(crate) struct Writer {
     open: HashMap<PathBuf, Open>,
     /// Messages of a batch that are in their files, while another file has not taken its part.
     written: HashSet<u64>,
+    /// Files that took a part of a batch and could not be cut back.
+    torn: HashSet<PathBuf>,
+    /// How many of the lines that are the same were written or found by us, as long as messages come again.
+    accounted: HashMap<[u8; 32], usize>,
+    accounts: bool,
     uses: u64,
 }
 
@@ -67,7 +90,15 @@ struct Open {
 
 impl Writer {
     pub(crate) fn new(plan: Plan) -> Self {
-        Self { plan, open: HashMap::new(), written: HashSet::new(), uses: 0 }
+        Self {
+            plan,
+            open: HashMap::new(),
+            written: HashSet::new(),
+            torn: HashSet::new(),
+            accounted: HashMap::new(),
+            accounts: false,
+            uses: 0,
+        }
     }
 
     /// Other settings. Files are opened anew.
@@ -87,8 +118,12 @@ impl Writer {
     /// # Errors
     /// The file that did not take its part; what others took is known when the batch comes again.
     pub(crate) fn write(&mut self, messages: &[Arc<Message>]) -> io::Result<()> {
+        self.accounts = !self.torn.is_empty() || messages.iter().any(|message| message.delivery.attempt > 1);
+        if !self.accounts {
+            self.accounted.clear();
+        }
         let mut parts: BTreeMap<PathBuf, Vec<&Message>> = BTreeMap::new();
-        // While a batch waited for the disk, a bus that restarted may have delivered a part of it again.
+        // Where a reload changed what is subscribed to, what waited for the disk is delivered again.
         let mut seen = self.written.clone();
         for message in messages.iter().filter(|message| seen.insert(message.id)) {
             let path = self.plan.directory.join(self.plan.template.path(message));
@@ -98,29 +133,40 @@ impl Writer {
             self.missing(&path, messages)
                 .and_then(|missing| self.write_file(&path, &missing))
                 .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+            self.torn.remove(&path);
         }
         self.written.clear();
         Ok(())
     }
 
     /// Those that do not stand in their file. Asked before anything is set aside: what stands there needs no room.
-    fn missing<'m>(&self, path: &Path, messages: Vec<&'m Message>) -> io::Result<Vec<&'m Message>> {
+    fn missing<'m>(&mut self, path: &Path, messages: Vec<&'m Message>) -> io::Result<Vec<&'m Message>> {
         let format = self.plan.format;
-        let is_doubtful = |message: &Message| message.delivery.attempt > 1;
-        let doubtful = messages.iter().filter(|message| is_doubtful(message));
-        let mut standing: HashMap<Vec<u8>, usize> = doubtful.map(|message| (line(message, format), 0)).collect();
-        if standing.is_empty() {
-            return Ok(messages);
-        }
-        again::count(path, &mut standing)?;
-        let mut stands = |message: &Message| match standing.get_mut(&line(message, format)) {
-            Some(left) if is_doubtful(message) && *left > 0 => {
-                *left -= 1;
-                true
-            }
-            _ => false,
+        let is_torn = self.torn.contains(path);
+        let is_doubtful = |message: &Message| is_torn || message.delivery.attempt > 1;
+        let doubtful = || messages.iter().filter(|message| is_doubtful(message));
+        let Some(oldest) = doubtful().map(|message| message.timestamp).min() else { return Ok(messages) };
+        let mut standing: HashMap<Vec<u8>, usize> = doubtful().map(|message| (line(message, format), 0)).collect();
+        let search = Search {
+            path,
+            generations: self.plan.generations(),
+            since: UNIX_EPOCH + Duration::from_nanos(oldest.0),
+            sync: self.plan.sync,
         };
-        Ok(messages.into_iter().filter(|message| !stands(message)).collect())
+        search.count(&mut standing)?;
+        let mut missing = Vec::new();
+        for message in messages {
+            let line = line(message, format);
+            // Of lines that are the same, each stands for one message.
+            let accounted = self.accounted.entry(digest(path, &line)).or_default();
+            if is_doubtful(message) && standing.get(&line).is_some_and(|stand| *stand > *accounted) {
+                *accounted += 1;
+                self.written.insert(message.id);
+            } else {
+                missing.push(message);
+            }
+        }
+        Ok(missing)
     }
 
     fn write_file(&mut self, path: &Path, messages: &[&Message]) -> io::Result<()> {
@@ -144,13 +190,20 @@ impl Writer {
             }
             let written = open.file.write_all(&lines).and_then(|()| if sync { open.file.sync_data() } else { Ok(()) });
             if let Err(error) = written {
-                // Half a line must not stay; where even that fails, the next start ends it.
-                let _ = open.file.set_len(open.bytes);
+                // What is not acknowledged must not stay. Where even that fails, it is looked for when it comes again.
+                if open.file.set_len(open.bytes).is_err() {
+                    self.torn.insert(path.to_owned());
+                }
                 self.open.remove(path);
                 return Err(error);
             }
             open.bytes += lines.len() as u64;
-            self.written.extend(messages[first..at].iter().map(|message| message.id));
+            for message in &messages[first..at] {
+                self.written.insert(message.id);
+                if self.accounts {
+                    *self.accounted.entry(digest(path, &line(message, format))).or_default() += 1;
+                }
+            }
         }
         Ok(())
     }
@@ -166,7 +219,9 @@ impl Writer {
         {
             open.looked_at = Instant::now();
             let (ours, there) = (open.file.metadata()?, path.symlink_metadata());
-            if !there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            let is_ours = there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
+            // Shorter where somebody has copied it and cut it to nothing.
+            if !is_ours || ours.len() < open.bytes {
                 self.open.remove(path);
             }
         }
@@ -239,6 +294,16 @@ fn period(timestamp: Timestamp, every: Option<Every>) -> String {
     time(timestamp)[..length].to_owned()
 }
 
+/// Stands for a line of a file.
+fn digest(path: &Path, line: &[u8]) -> [u8; 32] {
+    Sha256::new()
+        .chain_update(path.as_os_str().as_encoded_bytes())
+        .chain_update([0])
+        .chain_update(line)
+        .finalize()
+        .into()
+}
+
 /// The file that `x.log` was so many rotations ago.
 pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -278,17 +343,19 @@ mod tests {
             hops: 0,
             document: Document { headers: Headers::try_from(headers).unwrap(), body: "x".repeat(1600).into() }.into(),
             reply_address: None,
-            delivery: Delivery::new(attempt, Duration::ZERO),
+            delivery: Delivery::new(attempt, Duration::from_secs(u64::from(attempt))),
         })
     }
 
     struct Place(tempfile::TempDir);
 
     impl Place {
-        fn writer(&self) -> Writer {
-            let text = "[settings]\nwrite = { subscribe = [\"*\"], directory = \"chat\", pattern = \"{channel}.log\", \
-                        rotate = { size = \"4 KiB\", keep = 9 } }\n";
-            let settings: LogSettings = libeevee::parse_module("logs.toml", text).map_err(|d| d.to_string()).unwrap();
+        fn writer(&self, format: &str) -> Writer {
+            let text = format!(
+                "[settings]\nwrite = {{ subscribe = [\"*\"], directory = \"chat\", pattern = \"{{channel}}.log\", \
+                 rotate = {{ size = \"4 KiB\", keep = 9 }}, format = \"{format}\" }}\n"
+            );
+            let settings: LogSettings = libeevee::parse_module("logs.toml", &text).map_err(|d| d.to_string()).unwrap();
             Writer::new(Plan::new(self.0.path(), settings.write.as_ref().unwrap()).unwrap())
         }
 
@@ -299,7 +366,8 @@ mod tests {
         /// Whose lines are in the file.
         fn users(&self, name: &str) -> Vec<u64> {
             let text = std::fs::read_to_string(self.path(name)).unwrap();
-            let number = |line: &str| line.split_once("<user-").unwrap().1.split_once('>').unwrap().0.parse().unwrap();
+            let digits = |rest: &str| rest.chars().take_while(char::is_ascii_digit).collect::<String>();
+            let number = |line: &str| digits(line.split_once("user-").unwrap().1).parse().unwrap();
             text.lines().map(number).collect()
         }
     }
@@ -311,22 +379,21 @@ mod tests {
     /// Killed before it could acknowledge, it gets all of a full file again, and of the one before it.
     #[test]
     fn a_message_that_comes_again_sets_no_file_aside() {
-        let place = place();
-        let all =
-            |count: u64, attempt: u32| (1..=count).map(|number| message(number, "x", attempt)).collect::<Vec<_>>();
-        place.writer().write(&all(4, 1)).unwrap();
-        place.writer().write(&all(4, 2)[1..2]).unwrap();
-        place.writer().write(&all(5, 2)).unwrap();
-        assert_eq!(
-            [place.users("x.log.2"), place.users("x.log.1"), place.users("x.log")],
-            [vec![1, 2], vec![3, 4], vec![5]]
-        );
+        for format in ["text", "json"] {
+            let place = place();
+            let all = |count, attempt| (1..=count).map(|number| message(number, "x", attempt)).collect::<Vec<_>>();
+            place.writer(format).write(&all(4, 1)).unwrap();
+            place.writer(format).write(&all(4, 2)[1..2]).unwrap();
+            place.writer(format).write(&all(5, 2)).unwrap();
+            let found = ["x.log.2", "x.log.1", "x.log"].map(|name| place.users(name));
+            assert_eq!(found, [vec![1, 2], vec![3, 4], vec![5]], "{format}");
+        }
     }
 
     #[test]
     fn a_batch_that_failed_is_written_once() {
         let place = place();
-        let mut writer = place.writer();
+        let mut writer = place.writer("text");
         std::fs::create_dir_all(place.path("b.log")).unwrap();
         let mut batch: Vec<_> = (1..=6).map(|number| message(number, if number < 5 { "a" } else { "b" }, 1)).collect();
         for _ in 0..2 {
@@ -350,8 +417,11 @@ mod tests {
             let message = Arc::unwrap_or_clone(message(1, "x", attempt));
             Arc::new(Message { id, ..message })
         };
-        place.writer().write(&[same(1, 1)]).unwrap();
-        place.writer().write(&[same(1, 2), same(2, 2), same(3, 1)]).unwrap();
-        assert_eq!([place.users("x.log.1"), place.users("x.log")], [vec![1, 1], vec![1]]);
+        place.writer("text").write(&[same(1, 1)]).unwrap();
+        let mut writer = place.writer("text");
+        for batch in [&[same(1, 2)][..], &[same(2, 2), same(3, 1)], &[same(4, 2)]] {
+            writer.write(batch).unwrap();
+        }
+        assert_eq!([place.users("x.log.1"), place.users("x.log")], [vec![1, 1], vec![1, 1]]);
     }
 }

@@ -1,7 +1,7 @@
 //! A message as one line of a file. What others said cannot end the line, nor begin one.
 
 use libeevee::chat::{key, kind};
-use libeevee::{Message, escape_for_terminal, json};
+use libeevee::{Delivery, Message, escape_for_terminal, json};
 
 use super::template::time;
 use crate::settings::Format;
@@ -9,7 +9,11 @@ use crate::settings::Format;
 /// With its end of line.
 pub(crate) fn line(message: &Message, format: Format) -> Vec<u8> {
     let mut line = match format {
-        Format::Json => json::to_line(message).trim_end().to_owned(),
+        // The same whenever it is delivered: by its line, it is known when it comes again.
+        Format::Json => {
+            let message = Message { delivery: Delivery::default(), ..message.clone() };
+            json::to_line(&message).trim_end().to_owned()
+        }
         Format::Text => format!("{} {}", time(message.timestamp), text(message)),
     };
     line.push('\n');
@@ -50,7 +54,7 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use libeevee::{Delivery, Document, Headers};
+    use libeevee::{Document, Headers};
 
     use super::*;
 
