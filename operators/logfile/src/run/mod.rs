@@ -54,7 +54,7 @@ pub(crate) async fn run(op: Operator<LogSettings>) -> Result<(), Failure> {
     };
     work.follow_files().map_err(Failure::other)?;
     work.follow_journal();
-    work.write(None).await?;
+    work.write().await?;
     // Whoever starts it and then writes a line finds that line published. A disk that hangs is no reason not to start.
     let _ = timeout(FIRST_LOOK_MAX, work.has_looked()).await;
     op.ready(&work.report.status(op.id().as_str())).await;
@@ -110,7 +110,7 @@ impl Work<'_> {
                     self.on_event(event).await?;
                 }
                 (which, ended) = ended(&mut self.files, &mut self.journal) => self.on_end(which, ended)?,
-                written = written(&mut self.writer) => self.on_written(written)?,
+                written = written(&mut self.writer) => self.on_written(written).await?,
                 () = files::until(write_at) => self.write_batch(),
                 () = files::until(claim_at) => self.claim(),
                 result = claimed(&mut self.claiming) => self.on_claimed(result),
@@ -266,7 +266,7 @@ impl Work<'_> {
             }
         }
         if old.write != self.settings.write {
-            self.write(old.write.as_ref()).await?;
+            self.write().await?;
         }
         tracing::info!("new settings are in force");
         self.show().await;

@@ -29,9 +29,13 @@ pub(super) type Written = Result<(Vec<Arc<Message>>, std::io::Result<()>), Strin
 pub(super) struct Writes {
     writer: Arc<Mutex<Writer>>,
     subscription: u32,
+    /// What the subscription asks for.
+    filters: Vec<String>,
     pub(super) waiting: Vec<Arc<Message>>,
     bytes: usize,
     pub(super) batch: Option<Batch>,
+    /// Other settings come into force when it ends.
+    changes: bool,
     /// The batch that failed comes again then.
     pub(super) again_at: Option<Instant>,
     in_hand: Option<InHand>,
@@ -45,11 +49,13 @@ impl Work<'_> {
     }
 
     /// Begins to write, goes on with other settings, or ends it.
-    pub(super) async fn write(&mut self, old: Option<&WriteSettings>) -> Result<(), Failure> {
-        // What is being written goes where it was to go, and is acknowledged.
-        while self.writer.as_ref().is_some_and(|writing| writing.batch.is_some()) {
-            let written = written(&mut self.writer).await;
-            self.on_written(written)?;
+    pub(super) async fn write(&mut self) -> Result<(), Failure> {
+        if let Some(writing) = &mut self.writer
+            && writing.batch.is_some()
+        {
+            // What is being written goes where it was to go, and is acknowledged.
+            writing.changes = true;
+            return Ok(());
         }
         let plan = self.plan(&self.settings).map_err(Failure::config)?;
         let (Some(plan), Some(settings)) = (plan, self.settings.write.clone()) else {
@@ -60,13 +66,16 @@ impl Work<'_> {
             self.report.writing.replace(None);
             return Ok(());
         };
-        let same = old.is_some_and(|old| old.subscribe == settings.subscribe);
         match &mut self.writer {
             Some(writing) => {
                 lock(&writing.writer).configure(plan);
-                if !same {
+                if writing.filters != settings.subscribe {
                     self.op.unsubscribe(writing.subscription);
+                    // The new subscription gets it again; of the old one, nothing can be acknowledged any more.
+                    writing.waiting.clear();
+                    (writing.bytes, writing.again_at) = (0, None);
                     writing.subscription = subscribe(self.op, &settings).await?;
+                    writing.filters = settings.subscribe;
                 }
             }
             None => {
@@ -75,9 +84,11 @@ impl Work<'_> {
                 self.writer = Some(Writes {
                     writer: Arc::new(Mutex::new(Writer::new(plan))),
                     subscription,
+                    filters: settings.subscribe,
                     waiting: Vec::new(),
                     bytes: 0,
                     batch: None,
+                    changes: false,
                     again_at: None,
                     in_hand: None,
                 });
@@ -90,7 +101,6 @@ impl Work<'_> {
         let Some(writing) = &mut self.writer else { return };
         writing.bytes += message.document.body_bytes().len();
         writing.waiting.push(Arc::new(message));
-        writing.in_hand.get_or_insert_with(|| self.op.in_hand());
         if writing.again_at.is_none() {
             self.write_batch();
         }
@@ -102,6 +112,7 @@ impl Work<'_> {
             return;
         }
         writing.again_at = None;
+        writing.in_hand.get_or_insert_with(|| self.op.in_hand());
         let (messages, writer) = (std::mem::take(&mut writing.waiting), Arc::clone(&writing.writer));
         writing.bytes = 0;
         writing.batch = Some(tokio::task::spawn_blocking(move || {
@@ -112,10 +123,26 @@ impl Work<'_> {
 
     /// # Errors
     /// The thread panicked: only another run gets those messages again.
-    pub(super) fn on_written(&mut self, written: Written) -> Result<(), Failure> {
-        let Some(writing) = &mut self.writer else { return Ok(()) };
+    pub(super) async fn on_written(&mut self, written: Written) -> Result<(), Failure> {
+        self.settle(written.map_err(|why| Failure::other(format_args!("writing failed: {why}")))?);
+        if self.writer.as_mut().is_some_and(|writing| std::mem::take(&mut writing.changes)) {
+            self.write().await?;
+        }
+        if self.writer.as_ref().is_some_and(|writing| writing.again_at.is_none()) {
+            self.write_batch();
+        }
+        if let Some(writing) = &mut self.writer
+            && writing.batch.is_none()
+        {
+            // What cannot be written waits for a disk; a halt does not wait for that.
+            writing.in_hand = None;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, written: (Vec<Arc<Message>>, std::io::Result<()>)) {
+        let Some(writing) = &mut self.writer else { return };
         writing.batch = None;
-        let written = written.map_err(|why| Failure::other(format_args!("writing failed: {why}")))?;
         let mut state = self.report.writing.borrow_mut();
         let report = state.get_or_insert_default();
         match written {
@@ -139,18 +166,6 @@ impl Work<'_> {
                 writing.again_at = Some(Instant::now() + WRITE_AGAIN);
             }
         }
-        drop(state);
-        if writing.again_at.is_none() {
-            self.write_batch();
-        }
-        if let Some(writing) = &mut self.writer
-            && writing.batch.is_none()
-            && (writing.waiting.is_empty() || writing.again_at.is_some())
-        {
-            // What cannot be written waits for a disk; a halt does not wait for that.
-            writing.in_hand = None;
-        }
-        Ok(())
     }
 
     pub(super) fn reopen(&self) {

@@ -63,8 +63,11 @@ impl Search<'_> {
         }
         let last = metadata.len().min(*left);
         *left -= last;
-        count_last(&file, metadata.len() - last, lines)?;
-        if self.sync { file.sync_data() } else { Ok(()) }
+        // Else what cannot be synced would count as found.
+        if self.sync {
+            file.sync_data()?;
+        }
+        count_last(&file, metadata.len() - last, lines)
     }
 }
 

@@ -73,8 +73,8 @@ pub(crate) struct Writer {
     written: HashSet<u64>,
     /// Files that took a part of a batch and could not be cut back.
     torn: HashSet<PathBuf>,
-    /// How many of the lines that are the same were written or found by us, as long as messages come again.
-    accounted: HashMap<[u8; 32], usize>,
+    /// The messages that lines are known to stand for, as long as messages come again.
+    accounted: HashMap<[u8; 32], HashSet<u64>>,
     accounts: bool,
     uses: u64,
 }
@@ -133,9 +133,9 @@ impl Writer {
             self.missing(&path, messages)
                 .and_then(|missing| self.write_file(&path, &missing))
                 .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-            self.torn.remove(&path);
         }
         self.written.clear();
+        self.torn.clear();
         Ok(())
     }
 
@@ -159,8 +159,9 @@ impl Writer {
             let line = line(message, format);
             // Of lines that are the same, each stands for one message.
             let accounted = self.accounted.entry(digest(path, &line)).or_default();
-            if is_doubtful(message) && standing.get(&line).is_some_and(|stand| *stand > *accounted) {
-                *accounted += 1;
+            let stands = || is_doubtful(message) && standing.get(&line).is_some_and(|stand| *stand > accounted.len());
+            if accounted.contains(&message.id) || stands() {
+                accounted.insert(message.id);
                 self.written.insert(message.id);
             } else {
                 missing.push(message);
@@ -201,7 +202,7 @@ impl Writer {
             for message in &messages[first..at] {
                 self.written.insert(message.id);
                 if self.accounts {
-                    *self.accounted.entry(digest(path, &line(message, format))).or_default() += 1;
+                    self.accounted.entry(digest(path, &line(message, format))).or_default().insert(message.id);
                 }
             }
         }
@@ -409,7 +410,7 @@ mod tests {
         assert_eq!(place.users("b.log"), [5, 6]);
     }
 
-    /// Who says the same twice within a millisecond is written twice, also when only one of them was written before a kill.
+    /// One line stands for one message, also in later batches.
     #[test]
     fn lines_that_are_the_same() {
         let place = place();
@@ -419,7 +420,7 @@ mod tests {
         };
         place.writer("text").write(&[same(1, 1)]).unwrap();
         let mut writer = place.writer("text");
-        for batch in [&[same(1, 2)][..], &[same(2, 2), same(3, 1)], &[same(4, 2)]] {
+        for batch in [&[same(1, 2)][..], &[same(2, 2), same(3, 1)], &[same(3, 2), same(4, 2)]] {
             writer.write(batch).unwrap();
         }
         assert_eq!([place.users("x.log.1"), place.users("x.log")], [vec![1, 1], vec![1, 1]]);

@@ -65,6 +65,30 @@ async fn a_file_that_cannot_be_written_holds_the_messages() {
     place.end(Signal::SIGTERM);
 }
 
+/// Other filters are another subscription: what waited for the disk comes again by it.
+#[tokio::test]
+async fn a_reload_while_messages_wait_for_the_disk() {
+    let mut place = Place::start(&format!("{WRITE}, pattern = \"{{channel}}/x.log\" }}"));
+    let chat = place.folder.path().join("logs/chat");
+    fs::create_dir(&chat).unwrap();
+    fs::write(chat.join("#a"), "in the way").unwrap();
+    place.run();
+    let tool = place.tool().await;
+    place.says(&tool, "0 messages written").await;
+    let expected: Vec<String> = (0..50).map(|number| format!("message {number}")).collect();
+    for text in &expected {
+        say(&tool, "#a", text).await;
+    }
+    place.says(&tool, "nothing can be written, messages wait").await;
+    let other = WRITE.replace("type=chat.message", "type=chat.message,network=libera");
+    place.configure(&format!("{other}, pattern = \"{{channel}}.log\" }}"));
+    tool.control("reload", "logs", "").await.unwrap();
+    place.until("the lines", || texts(&place.written("chat/#a.log")) == expected).await;
+    place.says(&tool, "50 messages written").await;
+    assert_eq!(texts(&place.written("chat/#a.log")), expected);
+    place.end(Signal::SIGTERM);
+}
+
 #[tokio::test]
 async fn every_message_once_over_rotations_and_kills() {
     let rotate = "rotate = { size = \"4 KiB\", keep = 500 }";
