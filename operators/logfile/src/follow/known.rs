@@ -2,6 +2,7 @@
 //! what it held is looked for in the files beside it.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,9 @@ impl Follower {
                 continue;
             }
             let Ok(file) = present.open() else { continue };
-            match tail.print.likeness(&file, present.metadata.len()) {
+            // As it is now: a copy may have grown since the directory was read, and is whole since the file was cut.
+            let Ok(size) = file.metadata().map(|metadata| metadata.len()) else { continue };
+            match tail.print.likeness(&file, size) {
                 Ok(Likeness::Whole) if tail.take_copy(file, now).is_ok() => {
                     let (path, copy) = (tail.path.display(), present.path.display());
                     tracing::info!("{path} was cut to nothing: the rest is read from {copy}");
@@ -51,7 +54,7 @@ impl Follower {
                 }
                 Ok(Likeness::Shorter) => shorter = Some(present),
                 // A better one may be missed by this look.
-                Ok(Likeness::Alike) if present.metadata.len() > 0 && tail.is_sought_for(ALIKE_AFTER, now) => {
+                Ok(Likeness::Alike) if size > 0 && tail.is_sought_for(ALIKE_AFTER, now) => {
                     shorter = Some(present);
                 }
                 _ => {}
@@ -146,7 +149,7 @@ impl Follower {
         for orphan in orphans {
             let Some(entry) = self.closed.get(&orphan).map(|closed| closed.entry.clone()) else { continue };
             let likeness = |present: &Present| {
-                let likeness = |file| entry.likeness(&file, present.metadata.len());
+                let likeness = |file: File| entry.likeness(&file, file.metadata()?.len());
                 present.open().and_then(likeness).unwrap_or(Likeness::Other)
             };
             // One that is still there was cut; one that is gone may have been deleted.

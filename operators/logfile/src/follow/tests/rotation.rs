@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::time::Duration;
 
+use super::super::scan::Present;
 use super::world::World;
 
 #[test]
@@ -202,4 +203,27 @@ fn a_copy_of_what_is_not_known_yet() {
     world.append("a.log", "3\n");
     world.later(30);
     assert_eq!(world.texts(), ["1", "2", "3"]);
+}
+
+/// The copy was being made when the directory was read, and the file was cut before it was looked at.
+#[test]
+fn a_copy_that_grew_since_the_directory_was_read() {
+    let lines: Vec<String> = (0..200).map(|number| format!("this is line {number}")).collect();
+    let text = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    for half in [0, 2048] {
+        let mut world = World::new(&["*.log"]);
+        world.run();
+        world.append("a.log", &text(&lines[..190]));
+        world.run();
+        let copy = world.path("a.log.1");
+        fs::write(&copy, &text(&lines)[..half]).unwrap();
+        let seen = Present { metadata: fs::metadata(&copy).unwrap(), path: copy, is_first: false };
+        world.append("a.log", &text(&lines[190..]));
+        world.copy_truncate("a.log", "a.log.1");
+        let now = world.now;
+        let number = *world.follower().tails.keys().next().unwrap();
+        world.follower().check(number, &[seen], now);
+        world.later(30);
+        assert_eq!(world.texts(), lines, "seen with {half} bytes");
+    }
 }
