@@ -58,7 +58,7 @@ impl Search<'_> {
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        if metadata.modified()? + CLOCK_SLACK < self.since {
+        if metadata.modified()?.checked_add(CLOCK_SLACK).is_some_and(|changed| changed < self.since) {
             return Ok(());
         }
         let last = metadata.len().min(*left);

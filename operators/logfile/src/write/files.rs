@@ -54,14 +54,9 @@ impl Plan {
     fn generations(&self) -> u32 {
         match &self.rotate {
             Some(rotate) => rotate.keep,
-            // Else it may be that of another channel.
-            None => {
-                if self.template.ends_in_letters() {
-                    GENERATIONS
-                } else {
-                    0
-                }
-            }
+            None if self.template.ends_in_letters() => GENERATIONS,
+            // It may be another channel's.
+            None => 0,
         }
     }
 }
